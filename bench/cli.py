@@ -13,6 +13,7 @@ from bench.errors import UserError, nearest
 COMMANDS = {
     "run": "train, evaluate and report (the default: no subcommand needed)",
     "plan": "show what a run would do: what is shared, done and to do, time and disk",
+    "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
     "eval": "run probes on cached features, without training, and report",
     "list": "methods, datasets, scenarios, presets, probes",
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   python run_bench.py --methods sycon,cassle --objective byol,vicreg --scenario domain_il --seeds 0-2
   python run_bench.py --methods sycon-moco,cassle-simclr --dataset folder:PATH --tasks 5 --set optim.lr=0.3
   python run_bench.py plan --methods all --scenario class_il,data_il
+  python run_bench.py speed --methods finetune,cassle,sycon --encoder resnet18 --batch 256
   python run_bench.py report --format md,png
 """
 
@@ -51,6 +53,15 @@ def _positive(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"takes a whole number above 0 (of at most 9 digits), not '{text}'")
     return int(text)
+
+
+def _jobs(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"takes a whole number above 0 or 'auto', not '{text}'") from None
 
 
 def _seconds(text: str) -> float:
@@ -149,10 +160,11 @@ def build_parser() -> argparse.ArgumentParser:
     where = _add_out(parser)
     where.add_argument(
         "--jobs",
-        type=_positive,
+        type=_jobs,
         default=1,
         metavar="N",
-        help="stages side by side; no result depends on it (default: 1)",
+        help="stages side by side, or auto: as many as a short measurement finds worth it; no result depends on it "
+        "(default: 1)",
     )
     where.add_argument(
         "--save-every",
@@ -172,6 +184,17 @@ def _subparser(command: str) -> argparse.ArgumentParser:
     if command == "plan":
         _add_grid(parser)
         _add_out(parser)
+    elif command == "speed":
+        _add_grid(parser)
+        where = _add_out(parser)
+        where.add_argument(
+            "--rounds", type=_positive, default=5, metavar="N", help="interleaved measurements per method (default: 5)"
+        )
+        where.add_argument(
+            "--no-reference",
+            action="store_true",
+            help="leave out the reference feed (per-sample PIL transforms in workers, float32, plain loss)",
+        )
     elif command == "report":
         _add_format(_add_out(parser))
     elif command == "eval":
@@ -212,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from bench.commands.report import report
 
             return report(args)
+        if command == "run" and args.jobs != 1:
+            from bench.engine.packing import start_server
+
+            start_server()  # what workers need is imported while this process imports the same
         from bench.commands import dispatch
 
         return dispatch(command, args)

@@ -123,6 +123,15 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def with_pseudo_negatives(
+        self, e: Embeddings, student: Tensor, teacher: Tensor, past: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """SSL loss and distillation, both with the negatives of both models (contrastive only).
+
+        For objectives that can do both in one pass over the negatives; the meaning is that of `loss` and `distill`.
+        """
+        return self.loss(e, past), self.distill(student, teacher, self.negatives(e), past)
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean distance of pairs (2, N, D) that pseudo-negatives push up; a scalar (non-contrastive only)."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Unit(nn.Module):
@@ -32,7 +33,14 @@ def mlp(*widths: int, norm: bool = True, track: bool = True) -> nn.Sequential:
 
 def per_view(head: nn.Module, x: Tensor) -> Tensor:
     """The head on each view by itself, so that BatchNorm never mixes views; x: (2, N, F) -> (2, N, D)."""
-    return torch.stack([head(view) for view in x])
+    if type(head) is nn.Sequential:
+        for layer in head:
+            x = per_view(layer, x)
+        return x
+    if any(isinstance(module, _BatchNorm) for module in head.modules()):
+        return torch.stack([head(view) for view in x])
+    rows: Tensor = head(x.flatten(0, 1))  # no row depends on another: one pass does for both views
+    return rows.unflatten(0, x.shape[:2])
 
 
 @torch.no_grad()

@@ -3,9 +3,13 @@
 First axis = view where a shape begins with 2. Notation as in `base.py`.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from methods.contrast import log_partition
 
 
 def info_nce(q: Tensor, positive: Tensor, negatives: list[Tensor], temperature: float) -> Tensor:
@@ -14,11 +18,20 @@ def info_nce(q: Tensor, positive: Tensor, negatives: list[Tensor], temperature: 
     q, positive: (2, N, D) unit rows, row i of view v with its positive[v, i]; negatives: each (2, K, D), [v] for
     anchors of view v.
     """
-    scaled = q / temperature  # rather than the logits, of which there are K per row
-    own = (scaled * positive).sum(-1, keepdim=True)
-    others = [torch.bmm(scaled, keys.transpose(1, 2)) for keys in negatives]
-    terms = [own, *(logits.logsumexp(-1, keepdim=True) for logits in others)]
-    return (torch.cat(terms, -1).logsumexp(-1) - own.squeeze(-1)).mean()
+    return joint_info_nce([q], [positive], negatives, [temperature])[0]
+
+
+def joint_info_nce(
+    anchors: Sequence[Tensor], positives: Sequence[Tensor], negatives: list[Tensor], temperatures: Sequence[float]
+) -> list[Tensor]:
+    """InfoNCE of several sets of anchors, each with its positives and temperature, against the same negatives."""
+    # Rows of all sets side by side under the lowest temperature: the others' are shorter in proportion.
+    lowest = min(temperatures)
+    rows = torch.cat([q * (lowest / t) for q, t in zip(anchors, temperatures, strict=True)], 1)
+    views = [log_partition(rows[v], [keys[v] for keys in negatives], lowest) for v in range(2)]
+    partitions = torch.stack(views).split([q.shape[1] for q in anchors], 1)
+    own = [(q * k).sum(-1) / t for q, k, t in zip(anchors, positives, temperatures, strict=True)]
+    return [(torch.logaddexp(rest, mine) - mine).mean() for rest, mine in zip(partitions, own, strict=True)]
 
 
 def nt_xent(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tensor:
@@ -28,10 +41,9 @@ def nt_xent(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tenso
     extra[v, i] (the same crop).
     """
     rows = z.flatten(0, 1)
-    candidates = rows if extra is None else torch.cat([rows, extra.flatten(0, 1)])
-    logits = _without_self(rows @ candidates.T / temperature)
+    candidates = [rows] if extra is None else [rows, extra.flatten(0, 1)]
     positive = (z[0] * z[1]).sum(-1).repeat(2) / temperature
-    return (logits.logsumexp(-1) - positive).mean()
+    return (log_partition(rows, candidates, temperature, but_self=True) - positive).mean()
 
 
 def pseudo_nt_xent(
@@ -44,17 +56,11 @@ def pseudo_nt_xent(
     """
     rows = p.flatten(0, 1)
     positive = (rows * teacher.flatten(0, 1)).sum(-1) / temperature
-    blocks = [_without_self(rows @ keys.flatten(0, 1).T / temperature) for keys in (past, own)]
+    candidates = [past.flatten(0, 1), own.flatten(0, 1)]
+    partition = log_partition(rows, candidates, temperature, but_self=True)
     if not decoupled:
-        blocks.append(positive[:, None])
-    return (torch.cat(blocks, -1).logsumexp(-1) - positive).mean()
-
-
-def _without_self(logits: Tensor) -> Tensor:
-    """Masks entry i of every block of len(logits) columns in row i."""
-    count = len(logits)
-    mask = torch.eye(count, dtype=torch.bool, device=logits.device).repeat(1, logits.shape[1] // count)
-    return logits.masked_fill(mask, float("-inf"))
+        partition = torch.logaddexp(partition, positive)
+    return (partition - positive).mean()
 
 
 def two_way_contrast(p: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -63,9 +69,10 @@ def two_way_contrast(p: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     p, teacher: (2, N, D) unit rows. Softmax over all 2N rows of the other network, the same view of the same image
     being the positive; once with p as anchors, once with the teacher.
     """
-    logits = p.flatten(0, 1) @ teacher.flatten(0, 1).T / temperature
-    positive = logits.diagonal()
-    return ((logits.logsumexp(1) + logits.logsumexp(0)) / 2 - positive).mean()
+    rows, frozen = p.flatten(0, 1), teacher.flatten(0, 1)
+    positive = (rows * frozen).sum(-1) / temperature
+    both_ways = log_partition(rows, [frozen], temperature) + log_partition(frozen, [rows], temperature)
+    return (both_ways / 2 - positive).mean()
 
 
 def cosine_distance(a: Tensor, b: Tensor) -> Tensor:

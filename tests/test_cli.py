@@ -87,7 +87,9 @@ def refused(capsys, out, pictures):
         ((*BASE, "--seeds", "0-99999"), "--seeds '0-99999' are more than 10,000 seeds"),
         ((*SMALL, "--scenario", "domain_il", "--domains", "moon"), "unknown domain 'moon' of folder:pictures"),
         ((*SMALL, "--domains", "sketch"), "class_il: a domain order is for domain_il only"),
-        ((*BASE, "--jobs", "0"), "--jobs: takes a whole number above 0"),
+        ((*BASE, "--jobs", "0"), "--jobs: takes a whole number above 0 or 'auto', not '0'"),
+        ((*BASE, "--jobs", "1.5"), "--jobs: takes a whole number above 0 or 'auto', not '1.5'"),
+        ((*BASE, "--jobs", "Auto"), "--jobs: takes a whole number above 0 or 'auto', not 'Auto'"),
         ((*BASE, "--save-every", "-1"), "--save-every: "),
         ((*BASE, "--save-every", "nan"), "--save-every: takes seconds, not 'nan'"),
         ((*BASE, "--sedes", "3"), "unknown argument '--sedes' (did you mean '--seeds'?)"),
@@ -243,7 +245,7 @@ def test_help_without_a_command_is_that_of_run_and_names_the_others(capsys):
 
 def test_examples_in_the_help_are_whole_lines_that_parse():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for python, script, *words in lines:
         assert (python, script) == ("python", "run_bench.py")
         command = words.pop(0) if words[0] in cli.COMMANDS else "run"
@@ -253,6 +255,11 @@ def test_examples_in_the_help_are_whole_lines_that_parse():
 def test_every_flag_sets_a_key_that_exists():
     assert set(FLAGS.values()) <= {key for key, _ in leaves(Settings)}
     assert all(hasattr(cli.build_parser().parse_args([]), flag) for flag in FLAGS)
+
+
+def test_jobs_are_a_number_or_auto():
+    parse = cli.build_parser().parse_args
+    assert [parse(words).jobs for words in ([], ["--jobs", "12"], ["--jobs", "auto"])] == [1, 12, "auto"]
 
 
 def test_lists_name_methods_datasets_scenarios_presets_and_probes(capsys, monkeypatch):

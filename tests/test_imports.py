@@ -17,7 +17,7 @@ LAYERS = (
     ("bench.config", "bench.report"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),
-    ("bench.engine",),
+    ("bench.engine", "bench.speed"),
     ("bench.contract", "bench.commands"),
     ("bench.cli", "run_bench"),
 )

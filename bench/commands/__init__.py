@@ -14,6 +14,10 @@ def dispatch(command: str, args: argparse.Namespace) -> int:
             from bench.commands import grid
 
             return grid.run(args) if command == "run" else grid.plan(args)
+        if command == "speed":
+            from bench.commands.speed import speed
+
+            return speed(args)
         if command == "eval":
             from bench.commands.probe import evaluate
 

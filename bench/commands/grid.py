@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from bench.config import GRID_KEYS
 from bench.engine.display import Display, duration
 from bench.engine.environment import code_hash
 from bench.engine.estimate import estimate
+from bench.engine.packing import choose_jobs
 from bench.engine.plan import Plan, PlannedRun, is_done, make_plan, status_of
 from bench.engine.runner import execute
 from bench.engine.store import Store
@@ -95,14 +97,19 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print_plan(made, store, details=False)
     cached = {key for key, stage in made.stages.items() if is_done(stage, store)}
+    jobs = choose_jobs(made, cached, args.out, _say(args.quiet)) if args.jobs == "auto" else args.jobs
     with Display(made, cached, args.quiet) as display:
-        outcome = execute(made, args.out, args.jobs, args.save_every, display.emit, display.finished)
+        outcome = execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
     render(args.out, args.format, args.quiet)
     if outcome.failures:
         failed = sum(any(key in outcome.failures for key in r.stages) for r in made.runs)
         print(f"{failed} of {len(made.runs)} runs failed; the same line tries them again", file=sys.stderr)
         return 1
     return 0
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    return lambda text: None if quiet else print(text, file=sys.stderr)
 
 
 def _warn_of_other_code(made: Plan, store: Store) -> None:

@@ -13,6 +13,7 @@ from bench.data.arrays import Dataset, Split, assemble, single_domain
 from bench.data.fashion_mini.rebuild import find_idx
 from bench.data.folders import LAYOUTS, load_folder
 from bench.data.idx import read_idx
+from bench.data.noise import load_noise
 from bench.errors import UserError, nearest
 
 __all__ = ["Dataset", "Split", "catalogue", "load"]
@@ -27,6 +28,7 @@ _CATALOGUE = {
     "cifar100": "CIFAR-100, 50,000 + 10,000, 32x32 RGB, 100 classes (Krizhevsky 2009)",
     "folder:PATH": "PATH/<class>/image, a fifth held out by hash; or PATH/train/.. and PATH/test/.. (val/)",
     "domains:PATH": "PATH/<domain>/<class>/image, a fifth held out by hash",
+    "noise:SIDE": "random pixels, for timing only; noise:224x3x100000 also says channels and number (3, 10000)",
 }
 
 
@@ -44,9 +46,9 @@ def load(
     skip_corrupt: bool = False,
     quiet: bool = False,
 ) -> Dataset:
-    """The dataset of a name or of a folder.
+    """The dataset of a name, of a folder, or of random pixels.
 
-    out: where decoded folders and downloads go (out/datasets). data_dir: where to look for files first.
+    out: where decoded folders, downloads and random pixels go (out/datasets). data_dir: where to look for files first.
     image_size: side in pixels to decode folders at (see `load_folder`); arrays keep theirs. skip_corrupt: leave
     out image files that cannot be read. Raises UserError for an unknown name and for missing or broken data.
     """
@@ -64,6 +66,8 @@ def load(
             skip_corrupt=skip_corrupt,
             quiet=quiet,
         )
+    if colon and layout == "noise":
+        return load_noise(spec, out=out)
     if spec not in _READERS:
         known = f"{layout}:PATH" if colon else spec
         raise UserError(f"unknown dataset '{spec}'{nearest(known, _CATALOGUE)}")

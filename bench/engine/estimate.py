@@ -1,24 +1,25 @@
-"""What a plan would cost: time from finished stages or a few measured steps, disk from sizes."""
+"""What a plan would cost: time from finished stages, from `speed`'s figures or from a few measured steps; disk from
+sizes."""
 
-import time
+import json
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.config import RunConfig
-from bench.data.images import TaskImages
-from bench.engine.plan import Plan, PlannedRun, Stage, input_size, is_done, scenario_of
+from bench.config import RunConfig, canonical
+from bench.engine.environment import environment
+from bench.engine.plan import Plan, PlannedRun, Stage, is_done, scenario_of
 from bench.engine.stage import build_learner
 from bench.engine.store import Store
-from bench.engine.train import Diverged, Views, train_task
 from bench.errors import UserError
-from bench.models.optim import build_optimizer
+from bench.speed.evaluation import evaluation_seconds
+from bench.speed.step import Trial, mean_seconds
 
-BATCH = 32
-STEPS = 3
+SAME = ("torch", "processor", "accelerator", "cuda")
+"""What of the environment figures must share with the plan to count."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,24 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     runs = {key: run for run in plan.runs for key in run.stages}
     for stage in plan.stages.values():
         kinds.setdefault(_kind(stage, runs[stage.key]), []).append(stage)
+    figures = _figures(store)
     seconds, nbytes, measured = 0.0, 0, 0
     for stages in kinds.values():
         todo = [stage for stage in stages if not is_done(stage, store)]
         if not todo:
             continue
         known = list(_known_rates(stages, store))
+        figure = figures.get(_figure_key(todo[0], runs[todo[0].key]))
         try:
             nbytes += len(todo) * _bytes(todo[0], store.out)
             if known:
                 rate, extra = (sum(values) / len(values) for values in zip(*known, strict=True))
+            elif figure is not None:
+                rate, extra = figure
             else:
                 rate, extra = _measure(todo[0], store.out)
                 measured += 1
-        except (RuntimeError, MemoryError) as error:  # a network that does not fit, or does not take these images
+        except (RuntimeError, MemoryError) as error:  # a network that does not fit, or not these images
             run, text = todo[0].run, " ".join(str(error).split())[:200]
             raise UserError(f"{run.strategy}-{run.objective} cannot take a step: {text}") from error
         seconds += sum(rate * _samples(stage, store.out) + extra for stage in todo)
@@ -79,34 +84,48 @@ def _known_rates(stages: Iterable[Stage], store: Store) -> Iterable[tuple[float,
             yield seconds.get("train", 0.0) / max(1, facts["samples"]), extra
 
 
+def _figures(store: Store) -> dict[tuple[str, ...], tuple[float, float]]:
+    """(seconds per trained image, seconds beside training) by what `speed` measured on such a machine; the newest
+    counts."""
+    figures: dict[tuple[str, ...], tuple[float, float]] = {}
+    files = sorted(store.speed("any").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in files:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        here = environment(content["device"])
+        if any(content["environment"].get(name) != here.get(name) for name in SAME):
+            continue
+        for row in content["methods"]:
+            evaluation, per_image = row["evaluation"], row["step"] / row["batch"]
+            figures[row["setting"], row["method_setting"], row["method"]] = (per_image, evaluation)
+            figures[row["setting"], row["objective"]] = (row["first_task_step"] / row["batch"], evaluation)
+            figures[row["setting"], "init"] = (0.0, evaluation)
+    return figures
+
+
+def _figure_key(stage: Stage, run: PlannedRun) -> tuple[str, ...]:
+    if stage.kind != "task":
+        return (run.setting, stage.kind)
+    if stage.task == 0:
+        return (run.setting, objective_text(stage.run))
+    return (run.setting, run.method_setting, f"{stage.run.strategy}-{stage.run.objective}")
+
+
+def objective_text(run: RunConfig) -> str:
+    """Names an objective with its hyperparameters, which are all that a first task's speed depends on beside the
+    setting."""
+    return canonical([run.objective, run.objective_hparams])
+
+
 def _measure(stage: Stage, out: Path) -> tuple[float, float]:
-    """The same pair from a few real steps on small batches, the rest guessed from them."""
+    """The same pair from a few real steps and the evaluation of some images."""
     scenario = scenario_of(stage.run, out)
-    count = len(scenario.dataset.train.labels) + len(scenario.dataset.test.labels)
-    if stage.kind == "pixels":
-        return 0.0, count * 3e-4
     torch.set_num_threads(stage.run.settings.numerics.threads)
-    run = _small(stage.run, len(scenario.tasks[0].train))
-    learner = build_learner(run, scenario, stage.task)
-    learner.start_task()
-    rows = scenario.tasks[0].train[: BATCH * STEPS]
-    images = TaskImages(scenario.dataset.train.images, rows, run.settings.numerics.device)
-    stats = (scenario.dataset.mean, scenario.dataset.std)
-    views = Views(images, run.settings, run.seeds, 0, input_size(run, scenario), stats)
-    optimizer = build_optimizer(learner, run.settings.optim, learner.constant_lr)
-    moments = [time.perf_counter()]
-    with suppress(Diverged):
-        train_task(learner, optimizer, views, run.settings, 0, lambda _: moments.append(time.perf_counter()))
-    # The first step, which also draws the augmentation, counts only where it is all there is.
-    measured = moments[1:] if len(moments) > 2 else [*moments, time.perf_counter()]
-    per_image = (measured[-1] - measured[0]) / (len(measured) - 1) / views.batch
-    return (per_image if stage.kind == "task" else 0.0), count * (per_image / 6 + 1e-4)
-
-
-def _small(run: RunConfig, available: int) -> RunConfig:
-    batch = max(2, min(BATCH, available // STEPS, run.settings.train.batch))
-    train = replace(run.settings.train, batch=batch, epochs=1)
-    return replace(run, settings=replace(run.settings, train=train))
+    trial = None if stage.kind == "pixels" else Trial(stage.run, scenario, task=max(0, stage.task))
+    extra = evaluation_seconds(scenario, trial, stage.probes)
+    if trial is None or stage.kind != "task":
+        return 0.0, extra
+    (per_step,) = mean_seconds([trial.whole], trial.device)
+    return per_step / trial.views.batch, extra
 
 
 def _bytes(stage: Stage, out: Path) -> int:

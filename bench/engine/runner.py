@@ -1,16 +1,18 @@
 """Executes a plan: ready stages go to free workers; a failure stops only what depends on it."""
 
-import multiprocessing
 import os
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from bench.engine.packing import Worker, start_worker
 from bench.engine.plan import Plan, Stage, is_done
 from bench.engine.records import record_failure, record_timing, start_record, sync_record
 from bench.engine.stage import Emit, do_stage
@@ -25,7 +27,6 @@ RETRY_SECONDS = 1.0
 class Outcome:
     """What came of a plan."""
 
-    trained: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     """Stage -> reason."""
 
@@ -70,40 +71,71 @@ class _Board:
     def __init__(self, plan: Plan, store: Store, finished: Callable[[Stage, str], None]) -> None:
         self.plan, self.store, self.finished = plan, store, finished
         self.users = plan.users()
+        self.children: dict[str, list[Stage]] = {key: [] for key in plan.stages}
         self.outcome = Outcome()
         self.done: set[str] = set()
-        self.waiting: dict[str, float] = dict.fromkeys(plan.stages, 0.0)
+        self.waiting = set(plan.stages)
+        self.turns = count()
+        self.turn = {key: next(self.turns) for key in plan.stages}
+        self.ready: list[tuple[float, int, str]] = []
+        self.later: list[tuple[float, str]] = []
         for stage in plan.stages.values():
+            if stage.parent is not None:
+                self.children[stage.parent].append(stage)
             if is_done(stage, store):
-                self.settle(stage, "cached")
+                self._end(stage, "cached")
+                finished(stage, "cached")
+        for run in plan.runs:
+            sync_record(run, store)
+        for stage in plan.stages.values():
+            if stage.key in self.waiting and (stage.parent is None or stage.parent in self.done):
+                self._queue(stage)
 
     def take(self) -> Stage | None:
         """A stage that can start now; it is no longer waiting."""
         now = time.monotonic()
-        ready = [
-            stage
-            for key, not_before in self.waiting.items()
-            if not_before <= now and ((stage := self.plan.stages[key]).parent is None or stage.parent in self.done)
-        ]
-        if not ready:
+        while self.later and self.later[0][0] <= now:
+            self._queue(self.plan.stages[heappop(self.later)[1]])
+        if not self.ready:
             return None
-        # First tasks, since all else waits for them; then baselines, so that records grow from the start.
-        chosen = min(ready, key=lambda stage: stage.task if stage.kind == "task" else 0.5)
-        del self.waiting[chosen.key]
-        return chosen
+        stage = self.plan.stages[heappop(self.ready)[2]]
+        self.waiting.remove(stage.key)
+        return stage
 
     def again(self, stage: Stage) -> None:
         """Another process is at this stage: look again later."""
-        self.waiting[stage.key] = time.monotonic() + RETRY_SECONDS
+        self.waiting.add(stage.key)
+        self.turn[stage.key] = next(self.turns)
+        heappush(self.later, (time.monotonic() + RETRY_SECONDS, stage.key))
 
     def settle(self, stage: Stage, result: str) -> None:
         """Books the end of a stage: 'done', 'cached' or a reason of failure, with which all that needs it fails too."""
-        self.waiting.pop(stage.key, None)
+        ended = [(stage, result)]
+        while ended:
+            stage, result = ended.pop()
+            self._end(stage, result)
+            self._record(stage, result)
+            self.finished(stage, result)
+            children = [child for child in self.children[stage.key] if child.key in self.waiting]
+            if stage.key in self.done:
+                for child in children:
+                    self._queue(child)
+            else:
+                ended += [(child, f"task {stage.task + 1} before it failed") for child in reversed(children)]
+
+    def _queue(self, stage: Stage) -> None:
+        # First tasks, since all else waits for them; then baselines, so that records grow from the start.
+        urgency = stage.task if stage.kind == "task" else 0.5
+        heappush(self.ready, (urgency, self.turn[stage.key], stage.key))
+
+    def _end(self, stage: Stage, result: str) -> None:
+        self.waiting.discard(stage.key)
         if result in ("done", "cached"):
             self.done.add(stage.key)
-            self.outcome.trained += result == "done" and stage.kind == "task"
         else:
             self.outcome.failures[stage.key] = result
+
+    def _record(self, stage: Stage, result: str) -> None:
         for run in self.users[stage.key]:
             if result == "done":
                 record_timing(run, self.store, stage.key, stage.task)
@@ -111,10 +143,6 @@ class _Board:
             if stage.key in self.outcome.failures and stage.parent not in self.outcome.failures:
                 record_failure(run, self.store, stage.task, result)
             sync_record(run, self.store)
-        self.finished(stage, result)
-        if stage.key in self.outcome.failures:
-            for child in [s for s in self.plan.stages.values() if s.parent == stage.key and s.key in self.waiting]:
-                self.settle(child, f"task {stage.task + 1} before it failed")
 
 
 def _in_this_process(board: _Board, out: Path, save_every: float, emit: Emit) -> None:
@@ -133,39 +161,23 @@ def _book(board: _Board, stage: Stage, status: str, reason: str) -> None:
         board.settle(stage, reason if status == "failed" else status)
 
 
-@dataclass
-class _Worker:
-    process: Any
-    pipe: Connection
-    stage: Stage | None = None
-
-
 def _in_workers(board: _Board, out: Path, jobs: int, save_every: float, emit: Emit) -> None:
-    context = multiprocessing.get_context("spawn")
-
-    def start() -> _Worker:
-        mine, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, out, save_every), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, mine)
-
-    workers: list[_Worker] = []
+    workers: list[Worker] = []
+    at: dict[Worker, Stage] = {}
     try:
-        while board.waiting or any(worker.stage for worker in workers):
-            free = [worker for worker in workers if worker.stage is None]
+        while board.waiting or at:
+            free = [worker for worker in workers if worker not in at]
             while (free or len(workers) < jobs) and (stage := board.take()) is not None:
                 if not free:
-                    free = [start()]
+                    free = [start_worker(_serve, out, save_every)]
                     workers += free
                 worker = free.pop()
-                worker.stage = stage
+                at[worker] = stage
                 with suppress(BrokenPipeError, ConnectionResetError):  # it has died: `_listen` finds out
                     worker.pipe.send(stage)
-            busy = [worker for worker in workers if worker.stage is not None]
-            for pipe in wait([worker.pipe for worker in busy], timeout=RETRY_SECONDS / 4):
-                worker = next(w for w in busy if w.pipe is pipe)
-                if not _listen(board, worker, emit):
+            for pipe in wait([worker.pipe for worker in at], timeout=RETRY_SECONDS / 4):
+                worker = next(worker for worker in at if worker.pipe is pipe)
+                if not _listen(board, worker, at, emit):
                     workers.remove(worker)
     finally:
         for worker in workers:
@@ -173,40 +185,31 @@ def _in_workers(board: _Board, out: Path, jobs: int, save_every: float, emit: Em
             worker.process.join()
 
 
-def _listen(board: _Board, worker: _Worker, emit: Emit) -> bool:
+def _listen(board: _Board, worker: Worker, at: dict[Worker, Stage], emit: Emit) -> bool:
     """Takes one message of a worker; False where it has died."""
-    stage = worker.stage
-    assert stage is not None
     try:
         message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        worker.stage = None
-        board.settle(stage, f"its process ended with exit code {worker.process.exitcode} (out of memory?)")
+        reason = f"its process ended with exit code {worker.process.exitcode} (out of memory?)"
+        board.settle(at.pop(worker), reason)
         return False
     if isinstance(message, dict):
         emit(message)
     else:
-        worker.stage = None
-        _book(board, stage, *message)
+        _book(board, at.pop(worker), *message)
     return True
 
 
 def _serve(pipe: Connection, out: Path, save_every: float) -> None:
     """A worker: does the stages it is sent until the other end closes."""
-    parent = os.getppid()
 
     def emit(event: dict[str, Any]) -> None:
-        if os.getppid() != parent:  # the runner was killed: the lock must be free for its successor
+        try:
+            pipe.send(event)
+        except OSError:  # the runner was killed, which is no failure of this stage
             os._exit(1)
-        pipe.send(event)
 
-    while True:
-        try:
-            stage = pipe.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
-            return
-        try:
-            pipe.send(attempt(stage, out, save_every, emit))
-        except (BrokenPipeError, KeyboardInterrupt):
-            return
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(attempt(pipe.recv(), out, save_every, emit))

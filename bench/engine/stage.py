@@ -115,10 +115,11 @@ def _probe(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
         write_json(store.probe(stage.key, probe.key), {"rows": rows})
 
 
-def build_learner(run: RunConfig, scenario: Scenario, task: int) -> Learner:
+def build_learner(run: RunConfig, scenario: Scenario, task: int, plain: bool = False) -> Learner:
     """The learner of a run at a task as its seeds make it, on the device; before task 1 it has no strategy.
 
-    Each part has a seed of its own name, so a part changes nothing in another.
+    plain: as released code would run it, in float32 (to compare the speed with). Each part has a seed of its own name,
+    so a part changes nothing in another.
     """
     settings, data = run.settings, scenario.dataset
     channels = data.train.images.shape[3]
@@ -133,9 +134,12 @@ def build_learner(run: RunConfig, scenario: Scenario, task: int) -> Learner:
         encoder,
         objective,
         strategy,
-        precision=settings.numerics.precision,
+        precision="fp32" if plain else settings.numerics.precision,
         teacher_bn=settings.train.teacher_bn,
+        plain=plain,
     ).to(settings.numerics.device)
+    if plain:
+        return learner.to(memory_format=torch.contiguous_format)
     if settings.numerics.compile:
         learner.compile_encoders()
     return learner

@@ -27,7 +27,7 @@ class Store:
     def prepare(self) -> None:
         """Creates the folders; raises UserError where that is not possible."""
         try:
-            for folder in ("records", "stages", "timings", "logs"):
+            for folder in ("records", "stages", "timings", "logs", "speed"):
                 (self.out / folder).mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.out / "records"):  # it has no name that a kill could leave behind
                 pass
@@ -61,6 +61,10 @@ class Store:
     def timing(self, run_id: str) -> Path:
         """Wall times of a run; apart from the records, which two equal runs share byte by byte."""
         return self.out / "timings" / f"{run_id}.jsonl"
+
+    def speed(self, name: str) -> Path:
+        """Measured speeds of methods in one setting."""
+        return self.out / "speed" / f"{name}.json"
 
     def facts(self, key: str) -> dict[str, Any] | None:
         """What a finished stage says of itself, or None where it is not finished."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,32 +44,51 @@ class Views:
     ) -> None:
         self.images, self.recipes = images, (settings.augment.view1, settings.augment.view2)
         self.seeds, self.task, self.size, self.stats = seeds, task, size, stats
-        self.batch = settings.train.batch
+        self.batch, self.epochs = settings.train.batch, settings.train.epochs
         self.epoch = -1
 
     def __call__(self, epoch: int, index: int) -> Tensor:
-        """Batch `index` of an epoch: (2, B, C, S, S) normalised float32."""
+        """Batch `index` of an epoch: (2, B, C, S, S) normalised float32; the images of the next are read ahead."""
         if epoch != self.epoch:
             self._begin(epoch)
-        part = slice(index * self.batch, (index + 1) * self.batch)
+        part = self._part(index)
         images = self.images[self.order[part]]
-        return torch.stack([augment.apply(images, augment.take(d, part), self.size, *self.stats) for d in self.draws])
+        self._read_ahead(index + 1)
+        return self._apply(images, [augment.take(draw, part) for draw in self.draws])
+
+    def _apply(self, images: Tensor, draws: Sequence[augment.Draw]) -> Tensor:
+        """All views in one go, since no sample depends on another: (2, n, C, S, S)."""
+        joined = augment.Draw(*(torch.cat(parts) for parts in zip(*draws, strict=True)))
+        views = augment.apply(images.repeat(len(draws), 1, 1, 1), joined, self.size, *self.stats)
+        return views.unflatten(0, (len(draws), len(images)))
 
     def _begin(self, epoch: int) -> None:
         self.epoch = epoch
-        self.order = torch.from_numpy(permutation(len(self.images), self.seeds.data, "data", self.task, epoch))
+        self.order = self._order(epoch)
         self.draws = [
             self._draw(recipe, len(self.images), generator(self.seeds.augment, "augment", self.task, epoch, view))
             for view, recipe in enumerate(self.recipes)
         ]
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.from_numpy(permutation(len(self.images), self.seeds.data, "data", self.task, epoch))
+
+    def _part(self, index: int) -> slice:
+        return slice(index * self.batch, (index + 1) * self.batch)
+
+    def _read_ahead(self, index: int) -> None:
+        """Batch `index` of this epoch, or the first of the next; the incomplete batch of an epoch is never used."""
+        if index < len(self.images) // self.batch:
+            self.images.read_ahead(self.order[self._part(index)])
+        elif self.epoch + 1 < self.epochs:
+            self.images.read_ahead(self._order(self.epoch + 1)[self._part(0)])
 
     def _draw(self, recipe: augment.View, count: int, rng: torch.Generator) -> augment.Draw:
         return augment.draw(recipe, count, self.images.height, self.images.width, self.images.channels, rng)
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Two views of other images, e.g. remembered ones: uint8 (n, C, h, w) -> (2, n, C, S, S)."""
-        draws = [self._draw(recipe, len(images), rng) for recipe in self.recipes]
-        return torch.stack([augment.apply(images, draw, self.size, *self.stats) for draw in draws])
+        return self._apply(images, [self._draw(recipe, len(images), rng) for recipe in self.recipes])
 
 
 def train_task(
@@ -85,6 +104,14 @@ def train_task(
     Nothing but `learner`, `optimizer` and the step number carries over between steps, so that a checkpoint of those
     three continues bit by bit. `after_step` is called after each.
     """
+    for progress in train_steps(learner, optimizer, views, settings, start):
+        after_step(progress)
+
+
+def train_steps(
+    learner: Learner, optimizer: torch.optim.Optimizer, views: Views, settings: Settings, start: int
+) -> Iterator[Progress]:
+    """The steps of `train_task`, one each time the next is asked for."""
     per_epoch = len(views.images) // settings.train.batch
     epochs = settings.train.epochs
     steps = per_epoch * epochs
@@ -92,18 +119,17 @@ def train_task(
     devices: list[int] | None = [] if views.images.device == "cpu" else None
     learner.train()
     for step in range(start, steps):
-        epoch, index = divmod(step, per_epoch)
         began = time.perf_counter()
-        batch = views(epoch, index)
-        if learner.strategy is not None:
-            rng = generator(views.seeds.augment, "inputs", views.task, step)
-            batch = learner.strategy.inputs(batch, StepContext(views.augment, rng))
+        batch = step_inputs(learner, views, step, per_epoch)
         augment_seconds = time.perf_counter() - began
         rate = learning_rate(settings.optim, step, steps, per_epoch)
         set_learning_rate(optimizer, rate, settings.optim.lr)
         with torch.random.fork_rng(devices):
             # Dropout and stochastic depth draw from the global generators.
-            torch.manual_seed(seed_of(views.seeds.augment, "network", views.task, step))
+            seed = seed_of(views.seeds.augment, "network", views.task, step)
+            torch.default_generator.manual_seed(seed)
+            if views.images.device == "cuda":
+                torch.cuda.manual_seed_all(seed)
             output = learner(batch)
             optimizer.zero_grad()
             output.loss.backward()
@@ -114,4 +140,13 @@ def train_task(
             loss = float(output.loss.detach())
             if not math.isfinite(loss):
                 raise Diverged(f"loss is {loss} at step {step} of {steps} (try a lower optim.lr)")
-        after_step(Progress(step + 1, steps, epoch, epochs, loss, augment_seconds))
+        yield Progress(step + 1, steps, step // per_epoch, epochs, loss, augment_seconds)
+
+
+def step_inputs(learner: Learner, views: Views, step: int, per_epoch: int) -> Tensor:
+    """The views (2, B, C, S, S) of a step, as the strategy wants them."""
+    batch = views(*divmod(step, per_epoch))
+    if learner.strategy is None:
+        return batch
+    rng = generator(views.seeds.augment, "inputs", views.task, step)
+    return learner.strategy.inputs(batch, StepContext(views.augment, rng))

@@ -1,5 +1,6 @@
 """Features of frozen encoders on train and test images, and what they say about collapse."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,11 @@ def _membership(scenario: Scenario) -> tuple[Tensor, Tensor]:
 def encode_split(learner: Learner, encoder: nn.Module, split: Split, size: int, stats: tuple) -> Tensor:
     """Features (N, F) float32 of a whole split in eval mode; leaves every state as it was."""
     device = next(encoder.parameters()).device
-    images = TaskImages(split.images, np.arange(len(split.labels)), str(device))
     was_training = encoder.training
     encoder.eval()
     parts = [
-        learner.encode(encoder, augment.resize(images[index], size, *stats)[None])[0]
-        for index in torch.arange(len(images)).split(BATCH)
+        learner.encode(encoder, augment.resize(images, size, *stats)[None])[0]
+        for images in _batches(split, str(device))
     ]
     encoder.train(was_training)
     return torch.cat(parts)
@@ -90,14 +90,18 @@ def project(projector: nn.Module, features: Tensor) -> Tensor:
 def pixels(split: Split) -> Tensor:
     """Raw pixels (N, D) in [0, 1], the row to beat; images above 32 pixels are resized to 32."""
     height, width, channels = split.images.shape[1:]
-    images = TaskImages(split.images, np.arange(len(split.labels)), "cpu")
     zero, one = (0.0,) * channels, (1.0,) * channels
     rows = []
-    for index in torch.arange(len(images)).split(BATCH):
-        x = images[index]
+    for x in _batches(split, "cpu"):
         small = x / 255 if max(height, width) <= PIXEL_SIDE else augment.resize(x, PIXEL_SIDE, zero, one)
         rows.append(small.flatten(1).half())
     return torch.cat(rows)
+
+
+def _batches(split: Split, device: str) -> Iterator[Tensor]:
+    """All images of a split in order: uint8 (n, C, H, W) on the device."""
+    images = TaskImages(split.images, np.arange(len(split.images)), device, once=True)
+    return images.batches(torch.arange(len(images)).split(BATCH))
 
 
 def effective_rank(x: Tensor) -> float:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from methods.base import Embeddings, Objective
 from methods.heads import Queue, Unit, cosine_tau, mlp, per_view
-from methods.losses import info_nce, two_way_contrast
+from methods.losses import info_nce, joint_info_nce, two_way_contrast
 
 
 class MoCo(Objective):
@@ -61,6 +61,16 @@ class MoCo(Objective):
         if own is None or past is None:
             return two_way_contrast(student, teacher, temperature)
         return info_nce(student, teacher, [own, past], temperature)
+
+    def with_pseudo_negatives(
+        self, e: Embeddings, student: Tensor, teacher: Tensor, past: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both terms meet the same keys, and walk over them together."""
+        assert e.k is not None
+        anchors, positives = (e.z, Unit()(student)), (e.k.flip(0), teacher)
+        temperatures = (self.hparams.temperature, self.hparams.distill_temperature)
+        plasticity, stability = joint_info_nce(anchors, positives, [self.negatives(e), past], temperatures)
+        return plasticity, stability
 
     def new_pool(self) -> Queue:
         """A queue of `queue` keys per view."""

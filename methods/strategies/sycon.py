@@ -48,9 +48,8 @@ class SyCON(Strategy):
         if not self.hparams.pseudo_negatives:
             return objective.loss(e) + self.weight * objective.distill(g, frozen)
         if self.past is not None:
-            past = self.past.read(frozen)
-            stability = objective.distill(g, frozen, objective.negatives(e), past)
-            return objective.loss(e, past) + self.weight * stability
+            plasticity, stability = objective.with_pseudo_negatives(e, g, frozen, self.past.read(frozen))
+            return plasticity + self.weight * stability
         repelled = objective.distance(g, frozen.flip(0))
         return objective.loss(e) + self.weight * objective.distill(g, frozen) - self.repel * repelled
 

@@ -66,14 +66,14 @@ def released(queue):
 
 
 class Recall(nn.Module):
-    """A predictor that answers with given views, one after the other."""
+    """A predictor that answers with the given views, whatever it is asked."""
 
     def __init__(self, answers):
         super().__init__()
-        self.answers = list(answers)
+        self.answers = answers
 
-    def forward(self, view):
-        return self.answers.pop(0)
+    def forward(self, rows):
+        return self.answers.flatten(0, 1)
 
 
 def random_views(rng, shape, dtype, unit):

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.config import EncoderConfig
+from bench.config import EncoderConfig, OptimConfig
 from bench.models import gather as gathering
 from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
+from bench.models.optim import build_optimizer
 from methods import registry
 from methods.heads import per_view
 from methods.strategies.sycon import SyCON
@@ -294,3 +295,96 @@ def test_unit_projections_of_moco():
     output = make()(batch())
     for x in (output.embeddings.z, output.embeddings.k, output.frozen):
         torch.testing.assert_close(x, F.normalize(x, dim=-1))
+
+
+# --- the fast ways and the plain one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", sorted(registry.classes("objective")))
+def test_the_plain_learner_gives_the_same_loss_and_gradient(objective):
+    fast, plain = make(objective=objective), make(objective=objective, plain=True)
+    losses = [learner(batch()).loss for learner in (fast, plain)]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    for loss in losses:
+        loss.backward()
+    for p, q in zip(fast.parameters(), plain.parameters(), strict=True):
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_teacher_in_eval_mode_works_folded_and_follows_every_change_of_its_state():
+    learner = make()
+    views = batch()
+    old = learner(views).frozen
+    disturb_(learner.encoder)
+    learner.start_task()
+    expected = per_view(learner.teacher.projector, per_view(learner.teacher.encoder, views)).detach()
+    assert not torch.allclose(old, expected, atol=1e-2)
+    torch.testing.assert_close(learner(views).frozen, expected)
+    saved = {name: value.clone() for name, value in learner.state_dict().items()}
+    disturb_(learner.encoder, 5)
+    learner.start_task()
+    learner(views)
+    learner.load_state_dict(saved)
+    torch.testing.assert_close(learner(views).frozen, expected)
+
+
+def test_the_folded_teacher_is_no_part_of_the_state():
+    learner = make()
+    before = set(learner.state_dict())
+    parameters = len(list(learner.parameters()))
+    learner(batch())
+    assert set(learner.state_dict()) == before
+    assert len(list(learner.parameters())) == parameters
+    assert learner.teacher._folded
+
+
+class Waits(torch.utils._python_dispatch.TorchDispatchMode):
+    """Operations for which a program waits until the device has come so far: the host needs to know a value."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in self.NAMES):
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", sorted(registry.classes("objective")))
+@pytest.mark.parametrize("strategy", ["finetune", "cassle", "sycon", "lump"])
+def test_nothing_in_a_step_waits_for_the_device(strategy, objective):
+    learner = make(strategy, objective, precision="bf16")
+    optimizer = build_optimizer(learner, OptimConfig(name="lars"), learner.constant_lr)
+    for step in range(2):
+        with Waits() as waits:
+            output = learner(batch(step))
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+            learner.after_step(output, 0.5)
+        assert waits.seen == []
+    with Waits() as waits:
+        float(output.loss.detach())
+    assert waits.seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("objective", sorted(registry.classes("objective")))
+def test_nothing_in_a_step_on_cuda_waits_for_it(objective):
+    learner = make(objective=objective, precision="bf16").cuda()
+    optimizer = build_optimizer(learner, OptimConfig(name="lars"), learner.constant_lr)
+    views = batch().cuda()
+    for checked in ("default", "error"):
+        torch.cuda.set_sync_debug_mode(checked)
+        try:
+            output = learner(views)
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+            learner.after_step(output, 0.5)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,296 @@
+"""Stages side by side: the server that their workers are forked from, and how many of them are worth it.
+
+Torch is imported inside functions, by who needs it: the server can start while the process that asks for it still
+imports torch itself.
+"""
+
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.engine.plan import Plan, Stage
+    from bench.engine.train import Progress
+
+PRELOAD = ("bench.engine.stage", "torch._dynamo")
+"""All that a stage needs; the second is what building any optimizer imports."""
+WARM_UP = 2
+"""Training steps before a measurement."""
+SECONDS = 3.0
+"""Of a measurement, after its warm-up."""
+NEAR = 0.95
+"""Fraction of the best throughput that is as good as the best."""
+GPU_JOBS = 8
+"""At most so many share a GPU."""
+HEADROOM = 1.5
+"""Device memory of a worker in units of the measured: later tasks hold a teacher beside the first."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process and this end of its pipe."""
+
+    process: ForkServerProcess
+    pipe: Connection
+
+
+def start_server() -> ForkServerContext:
+    """Context of processes that are forked from one server, which starts here if it has not and imports `PRELOAD`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    resource_tracker.ensure_running()  # before interrupts are held back: it lets them through again
+    with _search_path_for_children(), _without_interrupts():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _search_path_for_children() -> Iterator[None]:
+    """Children import what this process would: else the server prefers its working directory and knows no other."""
+    ours = {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Server and workers inherit that SIGINT is blocked: on Ctrl-C this process ends them, and they print nothing."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(target: Callable[..., None], *args: Any) -> Worker:
+    """Calls `target(pipe, *args)` in a process of its own, with the other end of the worker's pipe."""
+    context = start_server()
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_follow, args=(target, theirs, *args), daemon=True)
+    process.start()
+    theirs.close()
+    return Worker(process, mine)
+
+
+def _follow(target: Callable[..., None], *args: Any) -> None:
+    """In a worker: its work, which ends at once when the process that started it is gone, however it was killed."""
+    Thread(target=_end_with_the_runner, daemon=True).start()
+    target(*args)
+
+
+def _end_with_the_runner() -> None:
+    runner = multiprocessing.parent_process()
+    assert runner is not None
+    runner.join()
+    os._exit(1)  # the kernel frees the lock of the stage for a successor
+
+
+class TrialFailed(Exception):
+    """Workers did not get through their steps side by side; the message says why."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What workers reached side by side: their images per second together, and how many of them memory has room for."""
+
+    rate: float
+    room: float = math.inf
+
+
+def measure_together(stage: "Stage", out: Path, jobs: int, seconds: float = SECONDS) -> Trial:
+    """Trains a stage in that many workers for some seconds; raises TrialFailed where one of them does not make it."""
+    cuda = stage.run.settings.numerics.device == "cuda"
+    free = _free_device_memory() if cuda else 0
+    workers: list[Worker] = []
+    try:
+        for _ in range(jobs):
+            workers.append(start_worker(_rehearse, stage, out, seconds))
+        for worker in workers:
+            _hear(worker)
+        for worker in workers:
+            with suppress(OSError):  # it has died: `_hear` finds out
+                worker.pipe.send("go")
+        told = [_hear(worker) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+    rate = sum(rate for rate, _ in told)
+    if not cuda:
+        return Trial(rate)
+    taken = max(1, free - min(left for _, left in told))
+    return Trial(rate, free * jobs / (HEADROOM * taken))
+
+
+def _hear(worker: Worker) -> Any:
+    """The next message of a worker, or TrialFailed with the reason that it sends or ends with."""
+    try:
+        message = worker.pipe.recv()
+    except (EOFError, ConnectionResetError):
+        worker.process.join()
+        raise TrialFailed(f"a process ended with exit code {worker.process.exitcode}") from None
+    if isinstance(message, str):
+        raise TrialFailed(message)
+    return message
+
+
+class _Enough(Exception):
+    """Ends a training loop from within."""
+
+
+class _Pace:
+    """After each step: says when it is warm, waits for the others, and ends the loop when enough is measured."""
+
+    def __init__(self, pipe: Connection, cuda: bool, seconds: float) -> None:
+        self.pipe, self.cuda, self.seconds = pipe, cuda, seconds
+        self.steps = 0
+        self.began = self.ended = 0.0
+
+    def __call__(self, progress: "Progress") -> None:
+        self.steps += 1
+        if self.steps == WARM_UP:
+            self._wait_for_device()
+            self.pipe.send(None)
+            self.pipe.recv()
+            self.began = time.perf_counter()
+        elif self.steps >= 2 * WARM_UP and time.perf_counter() - self.began >= self.seconds:
+            self._wait_for_device()
+            self.ended = time.perf_counter()
+            raise _Enough
+
+    def rate(self) -> float:
+        """Steps per second after the warm-up."""
+        return (self.steps - WARM_UP) / (self.ended - self.began)
+
+    def _wait_for_device(self) -> None:
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+
+
+def _rehearse(pipe: Connection, stage: "Stage", out: Path, seconds: float) -> None:
+    """In a worker: sends None when warm, awaits a message, trains, and sends (images per second, free device bytes)."""
+    cuda = stage.run.settings.numerics.device == "cuda"
+    pace = _Pace(pipe, cuda, seconds)
+    try:
+        _train_until_enough(stage, out, pace)
+    except Exception as error:  # out of memory, a network that does not take these images, a loss that diverges
+        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
+        return
+    pipe.send((pace.rate() * stage.run.settings.train.batch, _free_device_memory() if cuda else 0))
+    pipe.recv()  # memory stays taken until all are done
+
+
+def _train_until_enough(stage: "Stage", out: Path, pace: _Pace) -> None:
+    """The training of a stage from its beginning, on images of its task, as often as it takes."""
+    import torch
+
+    from bench.data.images import TaskImages
+    from bench.engine.plan import input_size, scenario_of
+    from bench.engine.stage import build_learner, start_task
+    from bench.engine.train import Views, train_task
+    from bench.models.optim import build_optimizer
+
+    run, scenario = stage.run, scenario_of(stage.run, out)
+    data, device = scenario.dataset, run.settings.numerics.device
+    endless = replace(run.settings, train=replace(run.settings.train, epochs=10**9))
+    torch.set_num_threads(endless.numerics.threads)
+    learner = build_learner(run, scenario, stage.task)
+    images = TaskImages(data.train.images, scenario.tasks[stage.task].train, device)
+    views = Views(images, endless, run.seeds, stage.task, input_size(run, scenario), (data.mean, data.std))
+    optimizer = build_optimizer(learner, endless.optim, learner.constant_lr)
+    if stage.task > 0:
+        start_task(learner, run, scenario, stage.task)
+    try:
+        train_task(learner, optimizer, views, endless, 0, pace)
+    except _Enough:
+        return
+
+
+def _free_device_memory() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def choose_jobs(
+    plan: "Plan",
+    done: Collection[str],
+    out: Path,
+    say: Callable[[str], None],
+    measure: Callable[["Stage", Path, int], Trial] = measure_together,
+) -> int:
+    """The smallest number of jobs whose throughput, measured on the first stage to train, is near the best.
+
+    done: keys of the stages that are left out. say: gets one line with what was measured. measure: what a
+    number of workers reaches on a stage, or TrialFailed. Writes nothing into `out`.
+    """
+    todo = [stage for stage in plan.stages.values() if stage.kind == "task" and stage.key not in done]
+    choices = candidates(todo)
+    if len(choices) == 1:
+        say("jobs auto: takes 1 without measuring")
+        return 1
+    first = min(todo, key=lambda stage: stage.task)
+    rates: dict[int, float] = {}
+    left_out: list[str] = []
+    room = math.inf
+    for jobs in choices:
+        if jobs > room:
+            left_out.append(f"no room in memory for {jobs}")
+            break
+        try:
+            trial = measure(first, out, jobs)
+        except TrialFailed as error:
+            left_out.append(f"{jobs} {'fails' if jobs == 1 else 'fail'} ({error})")
+            break
+        rates[jobs], room = trial.rate, trial.room
+    chosen = _smallest_near_best(rates)
+    given = ", ".join(f"{jobs} {'gives' if jobs == 1 else 'give'} {rate:,.0f}" for jobs, rate in rates.items())
+    say(f"jobs auto: {', '.join([*([f'{given} images/s'] if given else []), *left_out])}: takes {chosen}")
+    return chosen
+
+
+def _smallest_near_best(rates: dict[int, float]) -> int:
+    """1 where nothing was measured."""
+    return min((jobs for jobs, rate in rates.items() if rate >= NEAR * max(rates.values())), default=1)
+
+
+def candidates(todo: "Collection[Stage]") -> list[int]:
+    """1, 2, 4 ... and the most that can be of use: as the machine has cores or a GPU room, and stages can run at once.
+
+    todo: the stages to train; any two of different branches can run at once, so that the leaves count.
+    """
+    if not todo:
+        return [1]
+    parents = {stage.parent for stage in todo}
+    numerics = next(iter(todo)).run.settings.numerics
+    most = GPU_JOBS if numerics.device == "cuda" else _cores() // numerics.threads
+    most = max(1, min(most, sum(stage.key not in parents for stage in todo)))
+    return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,29 @@
+"""Networks that are only run, not trained: BatchNorm folded into the convolutions, weights in the precision they run
+in."""
+
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+
+
+@torch.no_grad()
+def folded(encoder: nn.Module, precision: str) -> nn.Module:
+    """A copy of an encoder for eval mode, in which every BatchNorm directly behind a convolution is part of it.
+
+    precision: with `bf16` the convolutions' weights are rounded once and not in every pass; run it under autocast. A
+    network that torch.fx cannot trace is returned as it is.
+    """
+    if not any(type(module) is nn.BatchNorm2d for module in encoder.modules()):
+        return encoder
+    was_training = encoder.training
+    try:
+        copy: nn.Module = fuse(encoder.eval())
+    except (TraceError, RuntimeError, TypeError, ValueError):
+        return encoder
+    finally:
+        encoder.train(was_training)
+    for module in copy.to(memory_format=torch.channels_last).modules():
+        if isinstance(module, nn.Conv2d) and precision == "bf16":
+            module.to(torch.bfloat16)
+    return copy.requires_grad_(False)
