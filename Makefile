@@ -1,4 +1,4 @@
-.PHONY: test lint soak example
+.PHONY: test lint soak bench-speed example
 
 test:
 	python -m pytest
@@ -10,6 +10,11 @@ lint:
 
 soak:
 	python tests/soak/kill.py --kills 200
+
+# Timings depend on the machine and on what else it does: by hand, now and then, on an idle machine.
+bench-speed:
+	python tests/speed/ratios.py loss augmentation steps jobs
+	python tests/speed/growth.py
 
 # The committed example: the README's main job as the code stands, its report and records.
 example:

@@ -57,7 +57,7 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         except (RuntimeError, MemoryError) as error:  # a network that does not fit, or not these images
             run, text = todo[0].run, " ".join(str(error).split())[:200]
             raise UserError(f"{run.strategy}-{run.objective} cannot take a step: {text}") from error
-        seconds += sum(rate * _samples(stage, store.out) + extra for stage in todo)
+        seconds += sum(rate * _samples(stage, runs[stage.key]) + extra for stage in todo)
     return Estimate(seconds, nbytes, measured)
 
 
@@ -66,11 +66,11 @@ def _kind(stage: Stage, run: PlannedRun) -> tuple[object, ...]:
     return (stage.kind, run.setting, *method, stage.run.strategy if stage.task > 0 else "")
 
 
-def _samples(stage: Stage, out: Path) -> int:
+def _samples(stage: Stage, run: PlannedRun) -> int:
     if stage.kind != "task":
         return 0
     train = stage.run.settings.train
-    return len(scenario_of(stage.run, out).tasks[stage.task].train) // train.batch * train.batch * train.epochs
+    return run.images[stage.task] // train.batch * train.batch * train.epochs
 
 
 def _known_rates(stages: Iterable[Stage], store: Store) -> Iterable[tuple[float, float]]:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from bench.config import EncoderConfig, RunConfig, digest
+from bench.config import DataConfig, EncoderConfig, RunConfig, digest
 from bench.data.datasets import load
 from bench.data.scenarios import Scenario, build
 from bench.engine.store import Store
@@ -51,12 +51,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its chain of stages: pixels, init, task 0, task 1 ..."""
+    """A run with its chain of stages: pixels, init, task 0, task 1 ...
+
+    images: number of training images of each task.
+    """
 
     run_id: str
     config: RunConfig
     stages: tuple[str, ...]
     task_names: tuple[str, ...]
+    images: tuple[int, ...]
     dataset: str
     synthetic_domains: bool
     note: str
@@ -85,21 +89,51 @@ class Plan:
         return users
 
 
+class _Sequence(NamedTuple):
+    """What a scenario is built from: runs that agree in it have the same one."""
+
+    data: DataConfig
+    scenario: str
+    order: int
+    split: int
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How datasets are loaded: `quiet` makes no other dataset."""
+
+    out: Path
+    quiet: bool = field(compare=False)
+
+
 def scenario_of(run: RunConfig, out: Path, quiet: bool = True) -> Scenario:
-    """The scenario of a run on its dataset, loaded once per process."""
-    return _scenario(run.settings.data, run.scenario, run.seeds.order, run.seeds.split, out, quiet)
+    """The scenario of a run on its dataset, which is loaded once per process."""
+    return _scenario(_sequence(run), _Loading(out, quiet))
 
 
-@lru_cache(maxsize=8)
-def _scenario(data: Any, name: str, order: int, split: int, out: Path, quiet: bool) -> Scenario:
-    dataset = _dataset(data.dataset, data.data_dir, data.image_size, data.skip_corrupt, out, quiet)
-    return build(name, dataset, tasks=data.tasks, order_seed=order, split_seed=split, domain_order=data.domains)
+def _sequence(run: RunConfig) -> _Sequence:
+    return _Sequence(run.settings.data, run.scenario, run.seeds.order, run.seeds.split)
+
+
+# Few, as one with synthetic domains holds all its images: building one is nothing beside training on it.
+@lru_cache(maxsize=2)
+def _scenario(sequence: _Sequence, loading: _Loading) -> Scenario:
+    data = sequence.data
+    dataset = _dataset(data.dataset, data.data_dir, data.image_size, data.skip_corrupt, loading)
+    return build(
+        sequence.scenario,
+        dataset,
+        tasks=data.tasks,
+        order_seed=sequence.order,
+        split_seed=sequence.split,
+        domain_order=data.domains,
+    )
 
 
 @lru_cache(maxsize=2)
-def _dataset(spec: str, data_dir: str | None, size: int | None, skip: bool, out: Path, quiet: bool) -> Any:
+def _dataset(spec: str, data_dir: str | None, size: int | None, skip: bool, loading: _Loading) -> Any:
     where = None if data_dir is None else Path(data_dir)
-    return load(spec, out=out, data_dir=where, image_size=size, skip_corrupt=skip, quiet=quiet)
+    return load(spec, out=loading.out, data_dir=where, image_size=size, skip_corrupt=skip, quiet=loading.quiet)
 
 
 def input_size(run: RunConfig, scenario: Scenario) -> int:
@@ -112,27 +146,42 @@ def input_size(run: RunConfig, scenario: Scenario) -> int:
 def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True) -> Plan:
     """The plan of a grid; raises UserError for a run that cannot start (batch above the task, too many tasks ...)."""
     plan = Plan()
-    for config in runs:
-        scenario = scenario_of(config, out, quiet)
-        _check_sizes(config, scenario)
-        planned, stages = _plan_run(config, scenario)
-        if planned.run_id in {run.run_id for run in plan.runs}:
+    known: set[str] = set()
+    for planned, stages in _planned(list(runs), out, quiet):
+        if planned.run_id in known:
             continue
+        known.add(planned.run_id)
         plan.runs.append(planned)
         for stage in stages:
-            known = plan.stages.get(stage.key, stage)
-            plan.stages[stage.key] = replace(known, probes=known.probes | stage.probes)
+            first = plan.stages.get(stage.key, stage)
+            plan.stages[stage.key] = replace(first, probes=first.probes | stage.probes)
     return plan
 
 
-def _check_sizes(run: RunConfig, scenario: Scenario) -> None:
+def _planned(runs: list[RunConfig], out: Path, quiet: bool) -> list[tuple[PlannedRun, list[Stage]]]:
+    """Every run with its stages, in the order given; runs of one scenario are planned together, so that each is built
+    once, whatever the number of runs."""
+    positions: dict[_Sequence, list[int]] = {}
+    for position, run in enumerate(runs):
+        positions.setdefault(_sequence(run), []).append(position)
+    made: dict[int, tuple[PlannedRun, list[Stage]]] = {}
+    for members in positions.values():
+        scenario = scenario_of(runs[members[0]], out, quiet)
+        for position in members:
+            made[position] = _plan_run(runs[position], scenario)
+            _check_sizes(made[position][0], scenario)
+    return [made[position] for position in range(len(runs))]
+
+
+def _check_sizes(planned: PlannedRun, scenario: Scenario) -> None:
+    run = planned.config
     _check_builds(run.settings.encoder, scenario.dataset.train.images.shape[3], input_size(run, scenario))
-    batch = run.settings.train.batch
-    smallest = min(scenario.tasks, key=lambda task: len(task.train))
-    if batch > len(smallest.train):
+    batch, smallest = run.settings.train.batch, min(planned.images)
+    if batch > smallest:
+        task = planned.images.index(smallest)
         raise UserError(
-            f"train.batch {batch} is larger than task {smallest.index} ({smallest.name}), which has "
-            f"{len(smallest.train)} images: use at most that"
+            f"train.batch {batch} is larger than task {task} ({planned.task_names[task]}), which has "
+            f"{smallest} images: use at most that"
         )
     queue = run.objective_hparams.get("queue")
     if queue is not None and queue < batch:
@@ -192,6 +241,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         config=run,
         stages=tuple(stage.key for stage in stages),
         task_names=tuple(task.name for task in scenario.tasks),
+        images=tuple(len(task.train) for task in scenario.tasks),
         dataset=scenario.dataset.name,
         synthetic_domains=scenario.synthetic_domains,
         note=scenario.note,
@@ -240,7 +290,7 @@ class Status:
 
 def status_of(plan: Plan, store: Store) -> Status:
     """Counts finished, half-trained and missing stages, and those that several runs share."""
-    done = [key for key in plan.stages if is_done(plan.stages[key], store)]
+    done = {key for key in plan.stages if is_done(plan.stages[key], store)}
     partial = [key for key in plan.stages if key not in done and store.partial(key).exists()]
     shared = [key for key, runs in plan.users().items() if len(runs) > 1]
     return Status(len(done), len(partial), len(plan.stages) - len(done) - len(partial), len(shared))

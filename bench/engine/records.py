@@ -2,10 +2,13 @@
 
 import fcntl
 import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from bench.engine.environment import environment
 from bench.engine.plan import PlannedRun, Probe
@@ -13,21 +16,53 @@ from bench.engine.store import Store, read_json
 from bench.evaluate.probes import label
 
 
+class _Synced(NamedTuple):
+    """What this process knows of a record: it holds the rows of the run's first `stages` stages.
+
+    size: of the file then, in bytes; others: its lines beside those rows.
+    """
+
+    stages: int
+    size: int
+    others: frozenset[bytes]
+
+
+_SYNCED: dict[tuple[Path, tuple[Probe, ...]], _Synced] = {}
+"""Spares a run from reading its first stages again after each later one; only trusted while the size is the same."""
+
+
 def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Appends the rows that are not there yet, in order; a torn last line is cut off first. Safe between processes."""
+    with _locked(path) as file:
+        _append(file, map(_line, rows), _whole_lines(file))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            file.truncate(len(whole))
-        known = set(whole.splitlines())
-        lines = [json.dumps(row, sort_keys=True).encode() for row in rows]
-        fresh = b"".join(line + b"\n" for line in dict.fromkeys(lines) if line not in known)
-        if fresh:
-            file.write(fresh)
-            file.flush()
+        yield file
+
+
+def _whole_lines(file: BinaryIO) -> frozenset[bytes]:
+    """The lines of a file; a torn last one is cut off."""
+    file.seek(0)
+    content = file.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        file.truncate(len(whole))
+    return frozenset(whole.splitlines())
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, sort_keys=True).encode()
+
+
+def _append(file: BinaryIO, lines: Iterable[bytes], known: frozenset[bytes]) -> None:
+    fresh = b"".join(line + b"\n" for line in dict.fromkeys(lines) if line not in known)
+    if fresh:
+        file.write(fresh)
+        file.flush()
 
 
 def config_row(run: PlannedRun) -> dict[str, Any]:
@@ -69,17 +104,26 @@ def start_record(run: PlannedRun, store: Store) -> None:
 
 
 def sync_record(run: PlannedRun, store: Store) -> int:
-    """Appends the rows of every finished stage up to the first unfinished one; returns how many stages those are."""
-    rows: list[dict[str, Any]] = []
-    finished = 0
-    for position, key in enumerate(run.stages):
-        stage_rows = _stage_rows(run, store, key, position - 2)
-        if stage_rows is None:
-            break
-        rows += stage_rows
-        finished += 1
-    append_rows(store.record(run.run_id), rows)
-    return finished
+    """Appends the rows of every finished stage up to the first unfinished one; returns how many stages those are.
+
+    Over all stages of a run this reads each stage once, unless others write into the record meanwhile.
+    """
+    path = store.record(run.run_id)
+    with _locked(path) as file:
+        known = _SYNCED.get((path, run.probes))
+        if known is None or known.size != file.seek(0, os.SEEK_END):
+            known = _Synced(0, 0, _whole_lines(file))
+        stages, rows = known.stages, list[dict[str, Any]]()
+        for key in run.stages[known.stages :]:
+            stage_rows = _stage_rows(run, store, key, stages - 2)
+            if stage_rows is None:
+                break
+            rows += stage_rows
+            stages += 1
+        lines = [_line(row) for row in rows]
+        _append(file, lines, known.others)
+        _SYNCED[path, run.probes] = _Synced(stages, file.seek(0, os.SEEK_END), known.others.difference(lines))
+    return stages
 
 
 def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[dict[str, Any]] | None:

@@ -12,6 +12,10 @@ from bench.config import KnnProbe, LinearProbe, NcmProbe, ProbeConfig
 from bench.evaluate.features import EVERY_TASK, Features
 from bench.seeding import generator
 
+PART = 512
+"""Images whose neighbours are looked for at once."""
+FOLDS = 32
+
 Scores = Callable[[Tensor], Tensor]
 """Features (n, F) -> scores (n, C), the higher the likelier."""
 
@@ -20,8 +24,10 @@ def fit_linear(x: Tensor, y: Tensor, classes: int, config: LinearProbe, seed: in
     """Multinomial logistic regression on standardised features by L-BFGS; x: (N, F), y: (N,) in [0, classes)."""
     mean, std = x.mean(0), x.std(0)
     # A feature without spread in training says nothing; scaled up, its rounding and its rare test values would.
-    std = std.masked_fill(std <= 1e-5 * x.abs().amax(0), 1.0)
-    standard = torch.cat([(x - mean) / std, x.new_ones(len(x), 1)], 1)
+    std = std.masked_fill(std <= 1e-5 * torch.maximum(x.amax(0), -x.amin(0)), 1.0)
+    # Rows that begin at a multiple of 64 bytes: the products below are faster, and equal bit by bit.
+    standard = x.new_ones(len(x), (x.shape[1] // 16 + 1) * 16)[:, : x.shape[1] + 1]
+    torch.sub(x, mean, out=standard[:, :-1]).div_(std)
     start = torch.randn(x.shape[1] + 1, classes, generator=generator(seed, "probe", "linear")) * 0.01
     weight = start.to(x.device).requires_grad_()
     lbfgs = torch.optim.LBFGS(
@@ -51,14 +57,29 @@ def fit_knn(x: Tensor, y: Tensor, classes: int, config: KnnProbe, seed: int) -> 
 
     def scores(test: Tensor) -> Tensor:
         rows = []
-        for part in F.normalize(test, dim=1).split(1024):
-            cosine, index = (part @ bank.T).topk(k)
+        cosines = x.new_empty(min(PART, len(test)), len(x))
+        for part in F.normalize(test, dim=1).split(PART):
+            cosine, index = _largest(torch.mm(part, bank.T, out=cosines[: len(part)]), k)
             # Relative to the nearest, so that a low temperature cannot overflow.
             weight = ((cosine - cosine[:, :1]) / config.temperature).exp()
             rows.append(x.new_zeros(len(part), classes).scatter_add_(1, y[index], weight))
         return torch.cat(rows)
 
     return scores
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of (n, N) and where they are, as `topk`, which is slow on long rows: they are among the
+    k columns of largest maximum where a row is folded into `FOLDS` lines, and in the rest that fills no line."""
+    count, length = len(values), values.shape[1] // FOLDS
+    if length <= k:
+        return torch.topk(values, k)
+    columns = values[:, : FOLDS * length].view(count, FOLDS, length).amax(1).topk(k).indices
+    folded = columns[:, :, None] + length * torch.arange(FOLDS, device=values.device)
+    rest = torch.arange(FOLDS * length, values.shape[1], device=values.device).expand(count, -1)
+    candidates = torch.cat([folded.flatten(1), rest], 1)
+    found, position = values.gather(1, candidates).topk(k)
+    return found, candidates.gather(1, position)
 
 
 def fit_ncm(x: Tensor, y: Tensor, classes: int, config: NcmProbe, seed: int) -> Scores:
@@ -107,10 +128,11 @@ def run_probe(name: str, config: Any, features: Features, scenario: str, tasks: 
     x, y = features.train_x.float(), features.train_y
     test = features.test_x.float()
     scores = fit(x, y, classes, config, seed)(test)
+    right = scores.argmax(1) == features.test_y
     rows = []
     for task in range(tasks):
         chosen = (features.test_task == task) | (features.test_task == EVERY_TASK)
-        rows.append(_row(word, task, scores[chosen], features.test_y[chosen]))
+        rows.append(_row(word, task, right[chosen]))
         mine = features.train_task == task
         if scenario == "class_il":
             absent = torch.ones(classes, dtype=torch.bool)
@@ -120,13 +142,12 @@ def run_probe(name: str, config: Any, features: Features, scenario: str, tasks: 
             aware = fit(x[mine], y[mine], classes, config, seed)(test[chosen])
         else:
             continue
-        rows.append(_row(f"{word}_aware", task, aware, features.test_y[chosen]))
+        rows.append(_row(f"{word}_aware", task, aware.argmax(1) == features.test_y[chosen]))
     return rows
 
 
-def _row(probe: str, task: int, scores: Tensor, labels: Tensor) -> dict[str, Any]:
-    value = float((scores.argmax(1) == labels).double().mean())
-    return {"probe": probe, "on_task": task, "value": round(value, 8), "n": len(labels)}
+def _row(probe: str, task: int, right: Tensor) -> dict[str, Any]:
+    return {"probe": probe, "on_task": task, "value": round(float(right.double().mean()), 8), "n": len(right)}
 
 
 def settings_of(name: str, config: Any) -> dict[str, Any]:

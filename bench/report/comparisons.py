@@ -1,16 +1,12 @@
 """What the seeds can tell apart: paired differences, clear winners, orders that depend on a definition."""
 
-from collections.abc import Iterator
-from itertools import combinations
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-import pandas as pd
+import numpy as np
 
 from bench.evaluate.metrics import FORGETTING_DEFINITIONS, METRICS
-from bench.report.statistics import NOTHING, SECTION, Interval, Summary, counted, interval
-
-# strategies are compared where all else is equal
-GROUP = [*SECTION, "objective", "setting"]
+from bench.report.statistics import NOTHING, Array, Group, Interval, Summary, counted, interval
 
 
 class Difference(NamedTuple):
@@ -22,13 +18,6 @@ class Difference(NamedTuple):
     spread: Interval
 
 
-def paired(by_seed: pd.DataFrame, strategy: str, other: str) -> Interval:
-    """Statistics of `strategy - other` over their common seeds; `by_seed` has a row per seed, a column per
-    strategy.
-    """
-    return interval(by_seed[strategy] - by_seed[other])
-
-
 def winners(summary: Summary, probe: str, metric: str) -> set[tuple[object, ...]]:
     """The cells (as `CELL`) whose best mean is a clear one: by seed, it differs from every other strategy's.
 
@@ -36,76 +25,83 @@ def winners(summary: Summary, probe: str, metric: str) -> set[tuple[object, ...]
     the group that has averaged runs; a difference over fewer than two common seeds has no interval and
     excludes nothing.
     """
-    found = set()
-    for key, by_seed in _groups(summary, probe, metric):
+    found: set[tuple[object, ...]] = set()
+    for group in summary.groups:
+        by_seed = group.values.get((probe, metric))
+        if by_seed is None:
+            continue
         best, others = _best_and_others(by_seed, METRICS[metric].higher_is_better)
-        if others and all(paired(by_seed, best, other).excludes_zero for other in others):
-            found.add((*key[:4], best))
+        if others and all(interval(by_seed[best] - by_seed[other]).excludes_zero for other in others):
+            found.add((group.scenario, group.dataset, group.tasks, group.objective, group.strategies[best]))
     return found
 
 
 def differences_to_best(summary: Summary, metric: str) -> Iterator[Difference]:
     """For every group, its best strategy by mean against each other one, by the headline probe."""
-    for key, group in summary.values.groupby(GROUP):
-        by_seed = _tables(group[group["metric"] == metric], "probe").get(summary.headline(*key[:3]))
+    for group in summary.groups:
+        by_seed = group.values.get((_headline(summary, group), metric))
         if by_seed is None:
             continue
         best, others = _best_and_others(by_seed, METRICS[metric].higher_is_better)
         for other in others:
-            yield Difference(_title(key), best, other, paired(by_seed, best, other))
+            names = group.strategies[best], group.strategies[other]
+            yield Difference(_title(group), *names, interval(by_seed[best] - by_seed[other]))
 
 
 def flips(summary: Summary) -> list[str]:
     """One line for each pair of strategies whose order depends on the definition of forgetting or on the
     probe.
     """
-    lines = []
-    for key, group in summary.values.groupby(GROUP):
-        probe = summary.headline(*key[:3])
-        definitions = _tables(group[group["probe"] == probe], "metric")
-        definitions = {name: definitions[name] for name in FORGETTING_DEFINITIONS if name in definitions}
-        probes = _tables(group[group["metric"] == "average_accuracy"], "probe")
-        for one, other in combinations(sorted(set(group["strategy"])), 2):
-            lines += _flip(_title(key), f"forgetting ({probe} probe)", definitions, one, other)
-            lines += _flip(_title(key), "average accuracy", probes, one, other)
+    lines: list[str] = []
+    for group in summary.groups:
+        probe = _headline(summary, group)
+        definitions = {name: group.values.get((probe, name)) for name in FORGETTING_DEFINITIONS}
+        known = {name: by_seed for name, by_seed in definitions.items() if by_seed is not None}
+        probes = {name: by_seed for (name, metric), by_seed in group.values.items() if metric == "average_accuracy"}
+        found = _flips(group, f"forgetting ({probe} probe)", known) | _flips(group, "average accuracy", probes)
+        lines += [found[key] for key in sorted(found, key=lambda key: (key[:2], key[2] == "average accuracy"))]
     return lines
 
 
-def _flip(title: str, what: str, tables: dict[str, pd.DataFrame], one: str, other: str) -> list[str]:
-    """The line if the mean difference has another sign in another one of `tables`; equality takes no side."""
-    signs: dict[bool, list[str]] = {True: [], False: []}
-    for name, by_seed in tables.items():
-        mean = paired(by_seed, one, other).mean if {one, other} <= set(by_seed) else 0.0
-        if abs(mean) > NOTHING:
-            signs[mean > 0].append(name)
-    if not (signs[True] and signs[False]):
-        return []
-    sides = f"{one} is higher by {', '.join(signs[True])}, lower by {', '.join(signs[False])}"
-    return [f"{title}: the order of {one} and {other} in {what} flips: {sides}"]
+def _flips(group: Group, what: str, tables: Mapping[str, Array]) -> dict[tuple[int, int, str], str]:
+    """Lines by pair and `what` where the mean difference has another sign in another one of `tables`."""
+    if not tables:
+        return {}
+    signs = np.stack([_signs(by_seed) for by_seed in tables.values()])
+    lines = {}
+    for one, other in np.argwhere((signs > 0).any(axis=0) & (signs < 0).any(axis=0)).tolist():
+        of_pair = dict(zip(tables, signs[:, one, other], strict=True))
+        higher, lower = (", ".join(name for name in tables if of_pair[name] == sign) for sign in (1, -1))
+        names = f"{group.strategies[one]} and {group.strategies[other]}"
+        sides = f"{group.strategies[one]} is higher by {higher}, lower by {lower}"
+        lines[one, other, what] = f"{_title(group)}: the order of {names} in {what} flips: {sides}"
+    return lines
 
 
-def _groups(summary: Summary, probe: str, metric: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    values = summary.values
-    chosen = values[(values["probe"] == probe) & (values["metric"] == metric) & values["value"].notna()]
-    for key, group in chosen.groupby(GROUP):
-        yield key, _by_seed(group)
+def _signs(by_seed: Array) -> Array:
+    """(S, S): 1 where a strategy is higher than a later one in the mean over common seeds, -1 where lower, else 0."""
+    signs = np.zeros((len(by_seed), len(by_seed)))
+    for one, values in enumerate(by_seed):
+        mean, _ = _means(values - by_seed[one + 1 :])
+        signs[one, one + 1 :] = np.sign(mean) * (abs(mean) > NOTHING)
+    return signs
 
 
-def _tables(values: pd.DataFrame, axis: str) -> dict[str, pd.DataFrame]:
-    defined = values[values["value"].notna()]
-    return {str(name): _by_seed(group) for name, group in defined.groupby(axis, sort=False)}
+def _means(values: Array) -> tuple[Array, Array]:
+    """Of each row of (n, N): the mean of what is no nan, 0 where there is nothing, and how many values that are."""
+    counts = np.isfinite(values).sum(axis=1)
+    return np.nansum(values, axis=1) / np.maximum(counts, 1), counts
 
 
-def _by_seed(values: pd.DataFrame) -> pd.DataFrame:
-    return values.pivot(index="seed", columns="strategy", values="value")
+def _best_and_others(by_seed: Array, higher_is_better: bool) -> tuple[int, list[int]]:
+    means, counts = _means(by_seed)
+    best = int(np.where(counts > 0, means if higher_is_better else -means, -np.inf).argmax())
+    return best, [other for other in np.flatnonzero(counts).tolist() if other != best]
 
 
-def _best_and_others(by_seed: pd.DataFrame, higher_is_better: bool) -> tuple[str, list[str]]:
-    means = by_seed.mean()
-    best = str(means.idxmax() if higher_is_better else means.idxmin())
-    return best, sorted(str(name) for name in by_seed if name != best)
+def _headline(summary: Summary, group: Group) -> str:
+    return summary.headline(group.scenario, group.dataset, group.tasks)
 
 
-def _title(key: tuple[Any, ...]) -> str:
-    scenario, dataset, tasks, objective, _ = key
-    return f"{scenario} / {dataset} / {counted(tasks)} / {objective}"
+def _title(group: Group) -> str:
+    return f"{group.scenario} / {group.dataset} / {counted(group.tasks)} / {group.objective}"

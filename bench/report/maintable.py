@@ -1,14 +1,22 @@
 """The main table as data: one section per task sequence, one row per method; renderers only format it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
+
+import numpy as np
 
 from bench.evaluate.metrics import METRICS
 from bench.report.comparisons import winners
 from bench.report.records import STATES, Run
-from bench.report.statistics import CELL, Summary, counted
+from bench.report.statistics import Place, Summary, counted
 from bench.report.variants import method_name
+
+Cell = tuple[str, str, int, str, str]
+"""Scenario, dataset, tasks, objective and strategy."""
+Numbers = dict[tuple[str, str], Any]
+"""A cell's rows of `Summary.cells` by probe and metric."""
 
 QUICK_NOTE = "Quick tier: it shows that the machine works, not which method is better."
 SYNTHETIC_NOTE = "Synthetic domains: made from one dataset by image transformations, not collected."
@@ -79,17 +87,18 @@ class Section:
 
 def main_table(summary: Summary) -> list[Section]:
     """The sections of the main table, sorted."""
+    numbers: Iterable[Any] = summary.cells.itertuples(index=False)
+    cells: dict[Place, dict[Cell, Numbers]] = {}
+    for number in numbers:
+        place = (number.scenario, number.dataset, number.tasks)
+        cell = (*place, number.objective, number.strategy)
+        cells.setdefault(place, {}).setdefault(cell, {})[number.probe, number.metric] = number
+    clear = cache(partial(winners, summary))
     sections = []
-    for (scenario, dataset, tasks), runs in summary.sections():
-        cells = summary.cells
-        own = cells[(cells["scenario"] == scenario) & (cells["dataset"] == dataset) & (cells["tasks"] == tasks)]
-        probe = summary.headline(scenario, dataset, tasks)
-        clear = {column: winners(summary, column.probe or probe, column.metric) for column in COLUMNS}
-        rows = [
-            _row(key, group.set_index(["probe", "metric"]), probe, clear)
-            for key, group in own.groupby(CELL, sort=False)
-        ]
-        sections.append(Section(scenario, dataset, tasks, probe, notes_of(runs), tuple(rows)))
+    for place, runs in summary.sections():
+        probe = summary.headline(*place)
+        rows = tuple(_row(cell, own, probe, clear) for cell, own in cells.get(place, {}).items())
+        sections.append(Section(*place, probe, notes_of(runs), rows))
     return sections
 
 
@@ -131,15 +140,17 @@ def troubles(summary: Summary) -> list[tuple[str, str, str, str]]:
     )
 
 
-def _row(key: tuple[Any, ...], cells: Any, probe: str, clear: dict[Column, set[tuple[object, ...]]]) -> TableRow:
+def _row(cell: Cell, numbers: Numbers, headline: str, clear: Callable[[str, str], set[tuple[object, ...]]]) -> TableRow:
     entries = []
     for column in COLUMNS:
-        where = (column.probe or probe, column.metric)
-        if where in cells.index:
-            cell = cells.loc[where]
-            entries.append(Entry(100 * cell["mean"], 100 * cell["std"], key in clear[column]))
-        else:
+        probe = column.probe or headline
+        number = numbers.get((probe, column.metric))
+        if number is None:
             entries.append(Entry(float("nan"), float("nan"), False))
-    counts = cells.iloc[0]
-    marked = int(counts["marked"])
-    return TableRow(key[3], key[4], tuple(entries), int(counts["complete"]) - marked, int(counts["planned"]), marked)
+        else:
+            # numpy's floats, since it rounds halves to even: Python's would print some numbers otherwise
+            mean, std = 100 * np.float64(number.mean), 100 * np.float64(number.std)
+            entries.append(Entry(mean, std, cell in clear(probe, column.metric)))
+    counts = next(iter(numbers.values()))
+    averaged, planned, marked = int(counts.complete - counts.marked), int(counts.planned), int(counts.marked)
+    return TableRow(cell[3], cell[4], tuple(entries), averaged, planned, marked)

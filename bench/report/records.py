@@ -132,7 +132,7 @@ def read_run(path: Path, warnings: list[str]) -> Run | None:
             continue
         key = (kind, *(row.get(name) for name in KEYS[kind]))
         first = seen.setdefault(key, row)
-        if _canonical(first) != _canonical(row):
+        if first is not row and _canonical(first) != _canonical(row):
             if kind == "config":
                 first, row = _differing(first, row), _differing(row, first)
             raise UserError(

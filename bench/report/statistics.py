@@ -1,7 +1,9 @@
 """From runs to numbers: metrics per run, statistics per cell, and what the seeds can tell apart."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,12 @@ from scipy.special import stdtrit
 from bench.evaluate.metrics import METRICS, compute
 from bench.report.records import Run, read_records
 from bench.report.variants import Setting, grouped, setting_names, setting_of, strategy_names
+
+Array = npt.NDArray[np.float64]
+Place = tuple[str, str, int]
+"""Scenario, dataset and number of tasks of a task sequence."""
+Measured = Mapping[Run, Mapping[tuple[str, str], float]]
+"""Of every averaged run, in the order of the runs: (probe, metric) -> value, a fraction."""
 
 SECTION = ["scenario", "dataset", "tasks"]
 CELL = [*SECTION, "objective", "strategy"]
@@ -40,7 +48,8 @@ class Interval(NamedTuple):
 
 def interval(values: Iterable[float]) -> Interval:
     """Statistics of the finite ones among `values`: no mean of nothing, no spread of one value."""
-    x = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
+    x = np.fromiter(values, dtype=np.float64)
+    x = x[np.isfinite(x)]
     nan = float("nan")
     if len(x) == 0:
         return Interval(nan, nan, nan, nan, 0)
@@ -58,10 +67,26 @@ def counted(tasks: int) -> str:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The averaged runs whose strategies are compared, as all else is equal.
+
+    strategies: their names, sorted. values: by (probe, metric), (S, N) fractions, a row per strategy and a column per
+    seed; nan where a strategy has no run of a seed, or the metric is undefined.
+    """
+
+    scenario: str
+    dataset: str
+    tasks: int
+    objective: str
+    strategies: tuple[str, ...]
+    values: dict[tuple[str, str], Array]
+
+
+@dataclass(frozen=True)
 class Summary:
     """All that tables and figures are made of.
 
-    names: the strategy name of each run in the report. values: one row per averaged run, probe and metric.
+    names: the strategy name of each run in the report. groups: what is compared, sorted.
     cells: one row per cell, probe and metric: mean, std, ci_low, ci_high, n (runs averaged), and counts of
     seeds: `complete` (with the marked ones), `marked`, `planned` (all seeds that any run of the same setting
     has).
@@ -69,17 +94,21 @@ class Summary:
 
     runs: tuple[Run, ...]
     names: dict[Run, str]
-    values: pd.DataFrame
+    groups: tuple[Group, ...]
     cells: pd.DataFrame
     warnings: tuple[str, ...]
 
-    def headline(self, scenario: object, dataset: object, tasks: object) -> str:
+    def headline(self, scenario: str, dataset: str, tasks: int) -> str:
         """The probe of a task sequence's main numbers: that of its first run."""
-        return next(r.headline for r in self.runs if (r.scenario, r.dataset, r.tasks) == (scenario, dataset, tasks))
+        return self._by_place[scenario, dataset, tasks][0].headline
 
-    def sections(self) -> Iterator[tuple[tuple[str, str, int], list[Run]]]:
+    def sections(self) -> Iterator[tuple[Place, list[Run]]]:
         """The runs by (scenario, dataset, tasks), sorted."""
-        yield from sorted(grouped(self.runs, lambda run: (run.scenario, run.dataset, run.tasks)).items())
+        yield from sorted(self._by_place.items())
+
+    @cached_property
+    def _by_place(self) -> dict[Place, list[Run]]:
+        return grouped(self.runs, _place)
 
 
 def summarise(out: Path) -> Summary:
@@ -90,10 +119,14 @@ def summarise(out: Path) -> Summary:
     runs, warnings = read_records(out / "records")
     names = strategy_names(runs)
     runs = _one_per_seed(runs, names, warnings)
-    values = _values(runs, names)
-    cells = pd.DataFrame([*_method_cells(runs, names, values), *_reference_cells(runs)])
+    measured = {run: _measure(run) for run in runs if run.status == "complete"}
+    cells = pd.DataFrame([*_method_cells(runs, names, measured), *_reference_cells(runs)])
     cells = cells.sort_values([*CELL, "probe"], key=_references_first, kind="stable", ignore_index=True)
-    return Summary(tuple(runs), names, values, cells, tuple(warnings))
+    return Summary(tuple(runs), names, tuple(_groups(names, measured)), cells, tuple(warnings))
+
+
+def _place(run: Run) -> Place:
+    return run.scenario, run.dataset, run.tasks
 
 
 def _one_per_seed(runs: Sequence[Run], names: dict[Run, str], warnings: list[str]) -> list[Run]:
@@ -104,24 +137,34 @@ def _one_per_seed(runs: Sequence[Run], names: dict[Run, str], warnings: list[str
         first = kept.setdefault(key, run)
         if first is not run:
             warnings.append(f"{run.path}: left out, it is the same method, setting and seed as {first.path}")
-    return [run for run in runs if run in kept.values()]
+    chosen = set(kept.values())
+    return [run for run in runs if run in chosen]
 
 
-def _values(runs: Iterable[Run], names: dict[Run, str]) -> pd.DataFrame:
-    rows = []
-    for run in runs:
-        if run.status != "complete":
-            continue
-        own = {
-            **_identity(run, names[run]),
-            "setting": " ".join(setting_of(run)),
-            "seed": run.seed,
-            "run_id": run.run_id,
-        }
-        for probe in probes_of([run]):
-            metrics = compute(run.matrix(probe), run.random(probe))
-            rows += [{**own, "probe": probe, "metric": name, "value": value} for name, value in metrics.items()]
-    return pd.DataFrame(rows, columns=[*CELL, "setting", "seed", "run_id", "probe", "metric", "value"])
+def _measure(run: Run) -> dict[tuple[str, str], float]:
+    return {
+        (probe, metric): value
+        for probe in probes_of([run])
+        for metric, value in compute(run.matrix(probe), run.random(probe)).items()
+    }
+
+
+def _groups(names: Mapping[Run, str], measured: Measured) -> Iterator[Group]:
+    found = grouped(measured, lambda run: (*_place(run), run.objective, " ".join(setting_of(run))))
+    for (scenario, dataset, tasks, objective, _), members in sorted(found.items()):
+        strategies = sorted({names[run] for run in members})
+        seeds = sorted({run.seed for run in members})
+        row = {name: index for index, name in enumerate(strategies)}
+        column = {seed: index for index, seed in enumerate(seeds)}
+        values: dict[tuple[str, str], Array] = {}
+        for run in members:
+            for key, value in measured[run].items():
+                if math.isnan(value):
+                    continue
+                if key not in values:
+                    values[key] = np.full((len(strategies), len(seeds)), np.nan)
+                values[key][row[names[run]], column[run.seed]] = value
+        yield Group(scenario, dataset, tasks, objective, tuple(strategies), values)
 
 
 def probes_of(runs: Iterable[Run]) -> list[str]:
@@ -144,31 +187,31 @@ def _identity(run: Run, strategy: str) -> dict[str, Any]:
     }
 
 
-def _method_cells(runs: Sequence[Run], names: dict[Run, str], values: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    known = {key: list(group) for key, group in values.groupby([*CELL, "probe", "metric"])["value"]}
+def _method_cells(runs: Sequence[Run], names: Mapping[Run, str], measured: Measured) -> Iterator[dict[str, Any]]:
     planned = _planned_seeds(runs)
-    cells = grouped(runs, lambda run: (run.scenario, run.dataset, run.tasks, run.objective, names[run]))
-    for cell, members in cells.items():
+    cells = grouped(runs, lambda run: (_place(run), run.objective, names[run]))
+    for (place, _, strategy), members in cells.items():
         states = [run.status for run in members]
         counts = {
             "complete": states.count("complete") + states.count("marked"),
             "marked": states.count("marked"),
-            "planned": len(planned[cell[:3], setting_of(members[0])]),
+            "planned": planned[place, setting_of(members[0])],
         }
+        averaged = [measured[run] for run in members if run in measured]
         for probe in probes_of(members):
             for metric in METRICS:
-                spread = interval(known.get((*cell, probe, metric), []))
-                yield _cell_row(_identity(members[0], cell[4]), setting_of(members[0]), probe, metric, spread, counts)
+                spread = interval(values[probe, metric] for values in averaged if (probe, metric) in values)
+                yield _cell_row(_identity(members[0], strategy), setting_of(members[0]), probe, metric, spread, counts)
 
 
-def _planned_seeds(runs: Iterable[Run]) -> dict[tuple[tuple[str, str, int], Setting], set[int]]:
-    groups = grouped(runs, lambda run: ((run.scenario, run.dataset, run.tasks), setting_of(run)))
-    return {key: {run.seed for run in members} for key, members in groups.items()}
+def _planned_seeds(runs: Iterable[Run]) -> dict[tuple[Place, Setting], int]:
+    groups = grouped(runs, lambda run: (_place(run), setting_of(run)))
+    return {key: len({run.seed for run in members}) for key, members in groups.items()}
 
 
 def _reference_cells(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
     """Cells of what no method touched: the `random` network and the raw `pixels`, once per seed."""
-    for section in grouped(runs, lambda run: (run.scenario, run.dataset, run.tasks)).values():
+    for section in grouped(runs, _place).values():
         texts = setting_names(section)
         for setting, members in grouped(section, setting_of).items():
             counts = {"marked": 0, "planned": len({run.seed for run in members})}

@@ -1,7 +1,7 @@
 """Names that keep runs of different settings apart: `sycon`, `sycon [optim.lr=0.3]`, `sycon [pilot]`."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -52,7 +52,8 @@ def setting_names(runs: Iterable[Run]) -> dict[Setting, str]:
     """What tells the settings of one task sequence apart, `""` where there is only one."""
     settings = grouped(runs, setting_of)
     texts = _differences(settings)
-    return {key: _clarified(text, _same(texts, text) > 1, key.setting) for key, text in texts.items()}
+    same = Counter(texts.values())
+    return {key: _clarified(text, same[text] > 1, key.setting) for key, text in texts.items()}
 
 
 def method_name(strategy: str, objective: str) -> str:
@@ -72,14 +73,14 @@ def grouped(runs: Iterable[Run], key: Callable[[Run], Key]) -> dict[Key, list[Ru
 def _names_among(peers: Sequence[Run]) -> dict[Run, str]:
     variants = grouped(peers, lambda run: Variant(run.objective, run.strategy, setting_of(run), run.method_setting))
     texts = _differences(variants)
-    clear = {}
+    settings: dict[str, set[Setting]] = defaultdict(set)
     for key, text in texts.items():
-        settings = {other.setting for other in texts if texts[other] == text}
-        clear[key] = _clarified(text, len(settings) > 1, key.setting.setting)
+        settings[text].add(key.setting)
+    clear = {key: _clarified(text, len(settings[text]) > 1, key.setting.setting) for key, text in texts.items()}
+    same = Counter((key.objective, key.strategy, text) for key, text in clear.items())
     names = {}
     for key, text in clear.items():
-        own = {k: v for k, v in clear.items() if k[:2] == key[:2]}
-        text = _clarified(text, _same(own, text) > 1, key.method_setting)
+        text = _clarified(text, same[key.objective, key.strategy, text] > 1, key.method_setting)
         names.update(dict.fromkeys(variants[key], f"{key.strategy} [{text}]" if text else key.strategy))
     return names
 
@@ -98,10 +99,6 @@ def _traits(run: Run) -> set[str]:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _same(texts: Mapping[Key, str], text: str) -> int:
-    return sum(other == text for other in texts.values())
 
 
 def _clarified(text: str, ambiguous: bool, digest: str) -> str:

@@ -51,16 +51,16 @@ class Speed:
 class _Subject:
     """A run with all that is timed of it."""
 
-    def __init__(self, planned: PlannedRun, out: Path, with_reference: bool) -> None:
+    def __init__(
+        self, planned: PlannedRun, out: Path, first_task_step: float, evaluation: float, compare: bool
+    ) -> None:
         run = planned.config
         scenario = scenario_of(run, out)
         self.name = f"{run.strategy}-{run.objective}"
+        self.first_task_step, self.evaluation = first_task_step, evaluation
         self.memory = peak_memory(run, out)
-        first = Trial(run, scenario, task=0)
-        self.evaluation = evaluation_seconds(scenario, first, planned.probes)
-        (self.first_task_step,) = mean_seconds([first.whole], first.device)
         self.trial = Trial(run, scenario)
-        self.reference = Reference(run, scenario) if with_reference else None
+        self.reference = Reference(run, scenario) if compare else None
         self.rounds: list[dict[str, float]] = []
 
     def round(self) -> dict[str, float]:
@@ -108,10 +108,14 @@ def measure(
 ) -> list[Speed]:
     """The speed of every run; takes some seconds, and some steps of a slow network, per run and round."""
     subjects: list[_Subject] = []
+    alike: dict[tuple[str, str], tuple[float, float]] = {}
     try:
         for planned in runs:
-            say(f"peak memory and evaluation of {planned.config.strategy}-{planned.config.objective}")
-            subjects.append(_Subject(planned, out, with_reference))
+            say(f"memory and evaluation of {planned.config.strategy}-{planned.config.objective}")
+            kind = (planned.setting, planned.config.objective)
+            if kind not in alike:
+                alike[kind] = _first_task(planned, out)
+            subjects.append(_Subject(planned, out, *alike[kind], with_reference))
         for number in range(rounds + 1):
             say(f"round {number} of {rounds}" if number else "warm-up")
             for subject in subjects:
@@ -123,6 +127,15 @@ def measure(
             if subject.reference is not None:
                 subject.reference.close()
     return [subject.speed() for subject in subjects]
+
+
+def _first_task(planned: PlannedRun, out: Path) -> tuple[float, float]:
+    """Seconds of a step without strategy, and of evaluating a stage."""
+    scenario = scenario_of(planned.config, out)
+    trial = Trial(planned.config, scenario, task=0)
+    evaluation = evaluation_seconds(scenario, trial, planned.probes)
+    (step,) = mean_seconds([trial.whole], trial.device)
+    return step, evaluation
 
 
 def peak_memory(run: RunConfig, out: Path) -> int:

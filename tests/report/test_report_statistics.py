@@ -121,6 +121,14 @@ def test_settings_that_nothing_else_tells_apart_are_named_by_hash(tmp_path: Path
     assert names == {"sycon [11111111]", "sycon [22222222]", "sycon [33333333]", "sycon [44444444]"}
 
 
+def test_references_of_settings_that_nothing_else_tells_apart_are_named_by_hash(tmp_path: Path) -> None:
+    for number in "12":
+        run_with(tmp_path, 0.5, setting=number * 8, run_id=number * 16)
+    summary = summarise(tmp_path)
+    for number in "12":
+        assert cell(summary, f"random [{number * 8}]")["n"] == 1
+
+
 def test_runs_that_vary_different_seeds_are_not_averaged(tmp_path: Path) -> None:
     run_with(tmp_path, 0.5, vary="all")
     run_with(tmp_path, 0.9, vary="order")
@@ -202,6 +210,21 @@ def test_the_winner_in_forgetting_is_the_lowest(tmp_path: Path) -> None:
     assert found == {("class_il", "fashion_mini", 2, "moco", "cassle")}
 
 
+def test_a_strategy_without_values_of_a_probe_is_no_competitor_in_it(tmp_path: Path) -> None:
+    for seed in range(2):
+        run_with(tmp_path, 0.9, "cassle", seed)
+        for strategy, lost in (("sycon", 0.2), ("lump", 0.3)):
+            rows = [recording.config(strategy, seed=seed, tasks=2)]
+            for probe in ("linear", "knn"):
+                rows += recording.accuracy_rows(probe, [[0.5 + lost + seed / 1000, 0], [0.5, 0.5]], [0, 0])
+            recording.write(tmp_path, rows)
+    summary = summarise(tmp_path)
+    place = ("class_il", "fashion_mini", 2, "moco")
+    assert winners(summary, "knn", "forgetting") == {(*place, "sycon")}
+    assert winners(summary, "linear", "forgetting") == {(*place, "cassle")}
+    assert winners(summary, "ncm", "forgetting") == set()
+
+
 def test_differences_to_the_best_are_paired_by_seed(tmp_path: Path) -> None:
     for seed, luck in enumerate((0.0, 0.2)):
         run_with(tmp_path, 0.6 + luck, "sycon", seed)
@@ -245,3 +268,14 @@ def test_orders_that_agree_or_tie_are_not_reported(tmp_path: Path) -> None:
             rows += recording.accuracy_rows(probe, [[value]], [0.1])
         recording.write(tmp_path, rows)
     assert flips(summarise(tmp_path)) == []
+
+
+def test_a_difference_by_rounding_alone_flips_no_order(tmp_path: Path) -> None:
+    ascending = [0.1, 0.2, 0.3]
+    assert np.mean(ascending) > np.mean(ascending[::-1])
+    for strategy, linear, knn in (("cassle", 0.6, ascending[::-1]), ("sycon", 0.5, ascending)):
+        rows = [recording.config(strategy)]
+        for probe, final in (("linear", [linear] * 3), ("knn", knn)):
+            rows += recording.accuracy_rows(probe, [[0.5] * 3, [0.5] * 3, final], [0.1] * 3)
+        recording.write(tmp_path, rows)
+    assert not any("average accuracy flips" in line for line in flips(summarise(tmp_path)))

@@ -260,3 +260,12 @@ def test_an_atomic_write_replaces_the_whole_content(tmp_path: Path) -> None:
     write_atomic(path, b"short")
     assert path.read_bytes() == b"short"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_halves_of_the_last_digit_are_rounded_to_even(tmp_path: Path) -> None:
+    for name, value in (("finetune", 0.8045), ("sycon", 0.8055)):
+        head = recording.config(name, tasks=1, probes=("linear",))
+        recording.write(tmp_path, [head, *recording.accuracy_rows("linear", [[value]], [0.1])])
+    text = text_of(write_report(tmp_path, ["md"]), "table.md")
+    assert "| moco | finetune | 80.4 |" in text
+    assert "| moco | sycon | 80.6 |" in text
