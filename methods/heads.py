@@ -32,14 +32,17 @@ def mlp(*widths: int, norm: bool = True, track: bool = True) -> nn.Sequential:
 
 
 def per_view(head: nn.Module, x: Tensor) -> Tensor:
-    """The head on each view by itself, so that BatchNorm never mixes views; x: (2, N, F) -> (2, N, D)."""
+    """The head on each view by itself, so that BatchNorm never mixes views; x: (2, N, F) -> (2, N, D).
+
+    Layers without BatchNorm take both views at once: a layer of another kind that couples rows needs a loop of its own.
+    """
     if type(head) is nn.Sequential:
         for layer in head:
             x = per_view(layer, x)
         return x
     if any(isinstance(module, _BatchNorm) for module in head.modules()):
         return torch.stack([head(view) for view in x])
-    rows: Tensor = head(x.flatten(0, 1))  # no row depends on another: one pass does for both views
+    rows: Tensor = head(x.flatten(0, 1))
     return rows.unflatten(0, x.shape[:2])
 
 

@@ -97,18 +97,19 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print_plan(made, store, details=False)
     cached = {key for key, stage in made.stages.items() if is_done(stage, store)}
-    jobs = choose_jobs(made, cached, args.out, _say(args.quiet)) if args.jobs == "auto" else args.jobs
+    jobs = choose_jobs(made, cached, args.out, narrator(args.quiet)) if args.jobs == "auto" else args.jobs
     with Display(made, cached, args.quiet) as display:
-        outcome = execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
+        failures = execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
     render(args.out, args.format, args.quiet)
-    if outcome.failures:
-        failed = sum(any(key in outcome.failures for key in r.stages) for r in made.runs)
+    if failures:
+        failed = sum(any(key in failures for key in r.stages) for r in made.runs)
         print(f"{failed} of {len(made.runs)} runs failed; the same line tries them again", file=sys.stderr)
         return 1
     return 0
 
 
-def _say(quiet: bool) -> Callable[[str], None]:
+def narrator(quiet: bool) -> Callable[[str], None]:
+    """Prints lines to stderr, or nothing."""
     return lambda text: None if quiet else print(text, file=sys.stderr)
 
 

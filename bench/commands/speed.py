@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
 import torch
@@ -10,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.commands.grid import request_of
+from bench.commands.grid import narrator, request_of
 from bench.config import RunConfig, Settings, digest
 from bench.engine.environment import environment
 from bench.engine.estimate import objective_text
+from bench.engine.packing import WorkerFailed
 from bench.engine.plan import PlannedRun, input_size, make_plan, scenario_of
 from bench.engine.store import Store
 from bench.errors import UserError
@@ -34,10 +34,9 @@ def speed(args: argparse.Namespace) -> int:
     store.prepare()
     first = made.runs[0].config
     torch.set_num_threads(first.settings.numerics.threads)
-    say = (lambda text: None) if args.quiet else (lambda text: print(f"speed: {text}", file=sys.stderr))
     try:
-        speeds = measure(made.runs, args.out, args.rounds, not args.no_reference, say)
-    except (RuntimeError, MemoryError) as error:
+        speeds = measure(made.runs, args.out, args.rounds, not args.no_reference, narrator(args.quiet))
+    except (RuntimeError, MemoryError, WorkerFailed) as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"a step fails: {text} (lower train.batch, or choose a smaller encoder or queue)") from error
     title = _title(first, input_size(first, scenario_of(first, args.out)))

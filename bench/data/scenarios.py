@@ -33,13 +33,17 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
-    """A sequence of tasks over `dataset`, which is the derived one where the domains are synthetic."""
+    """A sequence of tasks over `dataset`, which is the derived one where the domains are synthetic.
+
+    source: digest of the dataset it was derived from, the same for every seed; else that of `dataset`.
+    """
 
     name: str
     dataset: Dataset
     tasks: tuple[Task, ...]
     synthetic_domains: bool
     note: str
+    source: str
 
 
 def build(
@@ -66,6 +70,7 @@ def build(
     if domain_order and name != "domain_il":
         raise UserError(f"{name}: a domain order is for domain_il only")
     derived = name == "domain_il" and not dataset.domains
+    source = dataset.digest
     if derived:
         dataset = synthetic(dataset, split_seed)
     if name == "class_il":
@@ -78,7 +83,7 @@ def build(
         if not (len(task.train) and len(task.test)):
             kind = "test" if len(task.train) else "training"
             raise UserError(f"{name}: no {kind} images of {dataset.name} for task {task.index + 1} ({task.name})")
-    return Scenario(name, dataset, tuple(made), derived, dataset.note)
+    return Scenario(name, dataset, tuple(made), derived, dataset.note, source)
 
 
 def _class_il(dataset: Dataset, tasks: int | None, order_seed: int) -> list[Task]:

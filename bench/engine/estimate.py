@@ -90,15 +90,23 @@ def _figures(store: Store) -> dict[tuple[str, ...], tuple[float, float]]:
     figures: dict[tuple[str, ...], tuple[float, float]] = {}
     files = sorted(store.speed("any").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for path in files:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        here = environment(content["device"])
-        if any(content["environment"].get(name) != here.get(name) for name in SAME):
-            continue
-        for row in content["methods"]:
-            evaluation, per_image = row["evaluation"], row["step"] / row["batch"]
-            figures[row["setting"], row["method_setting"], row["method"]] = (per_image, evaluation)
-            figures[row["setting"], row["objective"]] = (row["first_task_step"] / row["batch"], evaluation)
-            figures[row["setting"], "init"] = (0.0, evaluation)
+        try:
+            figures |= _figures_in(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not what this version's `speed` writes: delete it or measure again") from error
+    return figures
+
+
+def _figures_in(content: dict[str, Any]) -> dict[tuple[str, ...], tuple[float, float]]:
+    here = environment(content["device"])
+    if any(content["environment"].get(name) != here.get(name) for name in SAME):
+        return {}
+    figures: dict[tuple[str, ...], tuple[float, float]] = {}
+    for row in content["methods"]:
+        evaluation, per_image = row["evaluation"], row["step"] / row["batch"]
+        figures[row["setting"], row["method_setting"], row["method"]] = (per_image, evaluation)
+        figures[row["setting"], row["objective"]] = (row["first_task_step"] / row["batch"], evaluation)
+        figures[row["setting"], "init"] = (0.0, evaluation)
     return figures
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.engine.plan import Plan, Stage
-    from bench.engine.train import Progress
 
 PRELOAD = ("bench.engine.stage", "torch._dynamo")
 """All that a stage needs; the second is what building any optimizer imports."""
@@ -105,20 +104,20 @@ def _end_with_the_runner() -> None:
     os._exit(1)  # the kernel frees the lock of the stage for a successor
 
 
-class TrialFailed(Exception):
-    """Workers did not get through their steps side by side; the message says why."""
+class WorkerFailed(Exception):
+    """A worker did not get through its steps; the message says why."""
 
 
 @dataclass(frozen=True)
-class Trial:
+class Throughput:
     """What workers reached side by side: their images per second together, and how many of them memory has room for."""
 
     rate: float
     room: float = math.inf
 
 
-def measure_together(stage: "Stage", out: Path, jobs: int, seconds: float = SECONDS) -> Trial:
-    """Trains a stage in that many workers for some seconds; raises TrialFailed where one of them does not make it."""
+def measure_together(stage: "Stage", out: Path, jobs: int, seconds: float = SECONDS) -> Throughput:
+    """Trains a stage in that many workers for some seconds; raises WorkerFailed where one of them does not make it."""
     cuda = stage.run.settings.numerics.device == "cuda"
     free = _free_device_memory() if cuda else 0
     workers: list[Worker] = []
@@ -126,106 +125,69 @@ def measure_together(stage: "Stage", out: Path, jobs: int, seconds: float = SECO
         for _ in range(jobs):
             workers.append(start_worker(_rehearse, stage, out, seconds))
         for worker in workers:
-            _hear(worker)
+            hear(worker)
         for worker in workers:
-            with suppress(OSError):  # it has died: `_hear` finds out
+            with suppress(OSError):  # it has died: `hear` finds out
                 worker.pipe.send("go")
-        told = [_hear(worker) for worker in workers]
+        told = [hear(worker) for worker in workers]
     finally:
         for worker in workers:
             worker.process.terminate()
             worker.process.join()
     rate = sum(rate for rate, _ in told)
     if not cuda:
-        return Trial(rate)
+        return Throughput(rate)
     taken = max(1, free - min(left for _, left in told))
-    return Trial(rate, free * jobs / (HEADROOM * taken))
+    return Throughput(rate, free * jobs / (HEADROOM * taken))
 
 
-def _hear(worker: Worker) -> Any:
-    """The next message of a worker, or TrialFailed with the reason that it sends or ends with."""
+def hear(worker: Worker) -> Any:
+    """The next message of a worker; raises WorkerFailed with the text that it sends, or what it ended with."""
     try:
         message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        raise TrialFailed(f"a process ended with exit code {worker.process.exitcode}") from None
+        raise WorkerFailed(f"a process ended with exit code {worker.process.exitcode}") from None
     if isinstance(message, str):
-        raise TrialFailed(message)
+        raise WorkerFailed(message)
     return message
 
 
-class _Enough(Exception):
-    """Ends a training loop from within."""
-
-
-class _Pace:
-    """After each step: says when it is warm, waits for the others, and ends the loop when enough is measured."""
-
-    def __init__(self, pipe: Connection, cuda: bool, seconds: float) -> None:
-        self.pipe, self.cuda, self.seconds = pipe, cuda, seconds
-        self.steps = 0
-        self.began = self.ended = 0.0
-
-    def __call__(self, progress: "Progress") -> None:
-        self.steps += 1
-        if self.steps == WARM_UP:
-            self._wait_for_device()
-            self.pipe.send(None)
-            self.pipe.recv()
-            self.began = time.perf_counter()
-        elif self.steps >= 2 * WARM_UP and time.perf_counter() - self.began >= self.seconds:
-            self._wait_for_device()
-            self.ended = time.perf_counter()
-            raise _Enough
-
-    def rate(self) -> float:
-        """Steps per second after the warm-up."""
-        return (self.steps - WARM_UP) / (self.ended - self.began)
-
-    def _wait_for_device(self) -> None:
-        if self.cuda:
-            import torch
-
-            torch.cuda.synchronize()
+def failure(error: Exception) -> str:
+    """What a worker sends for `hear` to raise."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def _rehearse(pipe: Connection, stage: "Stage", out: Path, seconds: float) -> None:
     """In a worker: sends None when warm, awaits a message, trains, and sends (images per second, free device bytes)."""
-    cuda = stage.run.settings.numerics.device == "cuda"
-    pace = _Pace(pipe, cuda, seconds)
     try:
-        _train_until_enough(stage, out, pace)
-    except Exception as error:  # out of memory, a network that does not take these images, a loss that diverges
-        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
+        rate = _images_per_second(pipe, stage, out, seconds)
+    except Exception as error:  # out of memory, a network that does not take these images
+        pipe.send(failure(error))
         return
-    pipe.send((pace.rate() * stage.run.settings.train.batch, _free_device_memory() if cuda else 0))
+    cuda = stage.run.settings.numerics.device == "cuda"
+    pipe.send((rate, _free_device_memory() if cuda else 0))
     pipe.recv()  # memory stays taken until all are done
 
 
-def _train_until_enough(stage: "Stage", out: Path, pace: _Pace) -> None:
-    """The training of a stage from its beginning, on images of its task, as often as it takes."""
+def _images_per_second(pipe: Connection, stage: "Stage", out: Path, seconds: float) -> float:
     import torch
 
-    from bench.data.images import TaskImages
-    from bench.engine.plan import input_size, scenario_of
-    from bench.engine.stage import build_learner, start_task
-    from bench.engine.train import Views, train_task
-    from bench.models.optim import build_optimizer
+    from bench.engine.plan import scenario_of
+    from bench.speed.step import Trial, now
 
-    run, scenario = stage.run, scenario_of(stage.run, out)
-    data, device = scenario.dataset, run.settings.numerics.device
-    endless = replace(run.settings, train=replace(run.settings.train, epochs=10**9))
-    torch.set_num_threads(endless.numerics.threads)
-    learner = build_learner(run, scenario, stage.task)
-    images = TaskImages(data.train.images, scenario.tasks[stage.task].train, device)
-    views = Views(images, endless, run.seeds, stage.task, input_size(run, scenario), (data.mean, data.std))
-    optimizer = build_optimizer(learner, endless.optim, learner.constant_lr)
-    if stage.task > 0:
-        start_task(learner, run, scenario, stage.task)
-    try:
-        train_task(learner, optimizer, views, endless, 0, pace)
-    except _Enough:
-        return
+    torch.set_num_threads(stage.run.settings.numerics.threads)
+    trial = Trial(stage.run, scenario_of(stage.run, out), task=stage.task)
+    for _ in range(WARM_UP):
+        trial.whole()
+    now(trial.device)
+    pipe.send(None)
+    pipe.recv()
+    began, steps = now(trial.device), 0
+    while steps < WARM_UP or time.perf_counter() - began < seconds:
+        trial.whole()
+        steps += 1
+    return steps * trial.views.batch / (now(trial.device) - began)
 
 
 def _free_device_memory() -> int:
@@ -239,12 +201,12 @@ def choose_jobs(
     done: Collection[str],
     out: Path,
     say: Callable[[str], None],
-    measure: Callable[["Stage", Path, int], Trial] = measure_together,
+    measure: Callable[["Stage", Path, int], Throughput] = measure_together,
 ) -> int:
     """The smallest number of jobs whose throughput, measured on the first stage to train, is near the best.
 
     done: keys of the stages that are left out. say: gets one line with what was measured. measure: what a
-    number of workers reaches on a stage, or TrialFailed. Writes nothing into `out`.
+    number of workers reaches on a stage, or WorkerFailed. Writes nothing into `out`.
     """
     todo = [stage for stage in plan.stages.values() if stage.kind == "task" and stage.key not in done]
     choices = candidates(todo)
@@ -260,11 +222,11 @@ def choose_jobs(
             left_out.append(f"no room in memory for {jobs}")
             break
         try:
-            trial = measure(first, out, jobs)
-        except TrialFailed as error:
+            found = measure(first, out, jobs)
+        except WorkerFailed as error:
             left_out.append(f"{jobs} {'fails' if jobs == 1 else 'fail'} ({error})")
             break
-        rates[jobs], room = trial.rate, trial.room
+        rates[jobs], room = found.rate, found.room
     chosen = _smallest_near_best(rates)
     given = ", ".join(f"{jobs} {'gives' if jobs == 1 else 'give'} {rate:,.0f}" for jobs, rate in rates.items())
     say(f"jobs auto: {', '.join([*([f'{given} images/s'] if given else []), *left_out])}: takes {chosen}")

@@ -234,7 +234,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
-    setting = {"base": [scenario.dataset.digest, settings.data.domains], **model, "train": asdict(settings.train)}
+    setting = {"base": [scenario.source, settings.data.domains], **model, "train": asdict(settings.train)}
     setting |= {"init": None, "optim": asdict(settings.optim), "augment": asdict(settings.augment)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),

@@ -5,7 +5,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from multiprocessing.connection import Connection, wait
@@ -21,14 +20,6 @@ from bench.engine.train import Diverged
 from bench.errors import UserError
 
 RETRY_SECONDS = 1.0
-
-
-@dataclass
-class Outcome:
-    """What came of a plan."""
-
-    failures: dict[str, str] = field(default_factory=dict)
-    """Stage -> reason."""
 
 
 def attempt(stage: Stage, out: Path, save_every: float, emit: Emit) -> tuple[str, str]:
@@ -49,7 +40,7 @@ def attempt(stage: Stage, out: Path, save_every: float, emit: Emit) -> tuple[str
 
 def execute(
     plan: Plan, out: Path, jobs: int, save_every: float, emit: Emit, finished: Callable[[Stage, str], None]
-) -> Outcome:
+) -> dict[str, str]:
     """Makes all stages of a plan done, parents first, `jobs` at a time, and keeps the records of their runs.
 
     finished: called with each stage and 'done', 'cached' or the reason of its failure.
@@ -62,7 +53,7 @@ def execute(
         _in_this_process(board, out, save_every, emit)
     else:
         _in_workers(board, out, jobs, save_every, emit)
-    return board.outcome
+    return board.failures
 
 
 class _Board:
@@ -72,7 +63,7 @@ class _Board:
         self.plan, self.store, self.finished = plan, store, finished
         self.users = plan.users()
         self.children: dict[str, list[Stage]] = {key: [] for key in plan.stages}
-        self.outcome = Outcome()
+        self.failures: dict[str, str] = {}
         self.done: set[str] = set()
         self.waiting = set(plan.stages)
         self.turns = count()
@@ -133,14 +124,14 @@ class _Board:
         if result in ("done", "cached"):
             self.done.add(stage.key)
         else:
-            self.outcome.failures[stage.key] = result
+            self.failures[stage.key] = result
 
     def _record(self, stage: Stage, result: str) -> None:
         for run in self.users[stage.key]:
             if result == "done":
                 record_timing(run, self.store, stage.key, stage.task)
             # Only what failed first goes into the record: a report shows the last reason.
-            if stage.key in self.outcome.failures and stage.parent not in self.outcome.failures:
+            if stage.key in self.failures and stage.parent not in self.failures:
                 record_failure(run, self.store, stage.task, result)
             sync_record(run, self.store)
 

@@ -26,10 +26,11 @@ def evaluation_seconds(scenario: Scenario, trial: Trial | None, probes: Iterable
     if trial is None:
         x = [pixels(part) for part in chosen]
     else:
-        x = [encode_split(trial.learner, trial.learner.encoder, part, trial.size, trial.stats) for part in chosen]
+        network = trial.learner
+        x = [encode_split(network, network.encoder, part, trial.size, trial.stats).half().cpu() for part in chosen]
     seconds = (time.perf_counter() - began) / share
     tasks = len(scenario.tasks)
-    features = Features(x[0].half().cpu(), *_labels(chosen[0], tasks), x[1].half().cpu(), *_labels(chosen[1], tasks))
+    features = Features(x[0], *_labels(chosen[0], tasks), x[1], *_labels(chosen[1], tasks))
     for probe in probes:
         began = time.perf_counter()
         run_probe(probe.name, probe.config, features, scenario.name, tasks, probe.seed)

@@ -1,6 +1,5 @@
 """Measures methods against one another: interleaved rounds, so that what else the machine does meets all alike."""
 
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from statistics import median
 import torch
 
 from bench.config import RunConfig
+from bench.engine.packing import failure, hear, start_worker
 from bench.engine.plan import PlannedRun, scenario_of
 from bench.speed.evaluation import evaluation_seconds
 from bench.speed.reference import Reference
@@ -111,13 +111,13 @@ def measure(
     alike: dict[tuple[str, str], tuple[float, float]] = {}
     try:
         for planned in runs:
-            say(f"memory and evaluation of {planned.config.strategy}-{planned.config.objective}")
+            say(f"speed: memory and evaluation of {planned.config.strategy}-{planned.config.objective}")
             kind = (planned.setting, planned.config.objective)
             if kind not in alike:
                 alike[kind] = _first_task(planned, out)
             subjects.append(_Subject(planned, out, *alike[kind], with_reference))
         for number in range(rounds + 1):
-            say(f"round {number} of {rounds}" if number else "warm-up")
+            say(f"speed: round {number} of {rounds}" if number else "speed: warm-up")
             for subject in subjects:
                 row = subject.round()
                 if number:
@@ -139,21 +139,16 @@ def _first_task(planned: PlannedRun, out: Path) -> tuple[float, float]:
 
 
 def peak_memory(run: RunConfig, out: Path) -> int:
-    """Bytes at the peak of a fresh process that takes three steps: resident memory, or the GPU's on CUDA."""
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_report_memory, args=(theirs, run, out), daemon=True)
-    process.start()
-    theirs.close()
+    """Bytes at the peak of a worker process that takes three steps: resident memory, or the GPU's on CUDA.
+
+    Raises WorkerFailed where it does not get so far.
+    """
+    worker = start_worker(_report_memory, run, out)
     try:
-        answer: int | Exception = mine.recv()
-    except EOFError:
-        process.join()
-        answer = MemoryError(f"its process ended with exit code {process.exitcode}")
-    process.join()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        return int(hear(worker))
+    finally:
+        worker.process.terminate()
+        worker.process.join()
 
 
 def _report_memory(pipe: Connection, run: RunConfig, out: Path) -> None:
@@ -162,9 +157,8 @@ def _report_memory(pipe: Connection, run: RunConfig, out: Path) -> None:
         trial = Trial(run, scenario_of(run, out))
         for _ in range(3):
             trial.whole()
-        if trial.device == "cuda":
-            pipe.send(torch.cuda.max_memory_allocated())
-        else:
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     except Exception as error:
-        pipe.send(MemoryError(str(error)))
+        pipe.send(failure(error))
+    else:
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        pipe.send(torch.cuda.max_memory_allocated() if trial.device == "cuda" else resident)

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from bench.config import RunConfig
 from bench.data.images import TaskImages
@@ -50,7 +52,7 @@ class Trial:
         self.device = self.settings.numerics.device
         self.learner = build_learner(run, scenario, task, plain)
         if task > 0:
-            start_task(self.learner, run, scenario, 1)
+            start_task(self.learner, run, scenario, task)
         self.learner.train()
         rows = scenario.tasks[min(task, len(scenario.tasks) - 1)].train
         images = TaskImages(scenario.dataset.train.images, rows, self.device)
@@ -61,9 +63,12 @@ class Trial:
         self.per_epoch = len(images) // self.views.batch
         self._steps = self._endless()
         self._parts_step = 0
-        n = self.views.batch
-        pixels = torch.rand(2, n, images.channels, self.size, self.size, generator=torch.Generator().manual_seed(0))
-        self._resident = self.learner.prepare(pixels.to(self.device))
+
+    @cached_property
+    def _resident(self) -> Tensor:
+        shape = (2, self.views.batch, self.views.images.channels, self.size, self.size)
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        return self.learner.prepare(pixels.to(self.device))
 
     def _endless(self) -> Iterator[object]:
         while True:

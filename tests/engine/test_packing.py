@@ -15,7 +15,7 @@ import pytest
 
 from bench.commands import grid as command
 from bench.engine import packing
-from bench.engine.packing import Trial, TrialFailed, candidates, choose_jobs, measure_together
+from bench.engine.packing import Throughput, WorkerFailed, candidates, choose_jobs, measure_together
 from tests.engine.tiny import differing, planned, results, run, words
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -41,8 +41,8 @@ def measured(table, asked):
     def measure(stage, out, jobs):
         asked.append(jobs)
         if isinstance(table[jobs], str):
-            raise TrialFailed(table[jobs])
-        return table[jobs] if isinstance(table[jobs], Trial) else Trial(table[jobs])
+            raise WorkerFailed(table[jobs])
+        return table[jobs] if isinstance(table[jobs], Throughput) else Throughput(table[jobs])
 
     return measure
 
@@ -60,10 +60,10 @@ def measured(table, asked):
         ({1: 100, 2: 190, 4: "no memory"}, "1 gives 100, 2 give 190 images/s, 4 fail (no memory): takes 2"),
         ({1: "no memory"}, "1 fails (no memory): takes 1"),
         (
-            {1: Trial(100, 3.9), 2: Trial(190, 3.9)},
+            {1: Throughput(100, 3.9), 2: Throughput(190, 3.9)},
             "1 gives 100, 2 give 190 images/s, no room in memory for 4: takes 2",
         ),
-        ({1: Trial(100, 0.8)}, "1 gives 100 images/s, no room in memory for 2: takes 1"),
+        ({1: Throughput(100, 0.8)}, "1 gives 100 images/s, no room in memory for 2: takes 1"),
     ],
     ids=lambda value: value[-30:] if isinstance(value, str) else "",
 )
@@ -112,7 +112,7 @@ def test_the_first_stage_to_train_is_measured(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_cores", lambda: 2)
     keys = []
     for done in ((), {stage.key for stage in tasks(plan) if stage.task == 0}):
-        choose_jobs(plan, done, tmp_path, print, lambda stage, *_: keys.append(stage.key) or Trial(1.0))
+        choose_jobs(plan, done, tmp_path, print, lambda stage, *_: keys.append(stage.key) or Throughput(1.0))
     first, second = plan.runs[0].stages[-2:]
     assert keys == [first, first, second, second]
 
@@ -144,7 +144,7 @@ def test_memory_has_room_for_what_later_tasks_of_each_worker_take(plan, tmp_path
 def test_what_keeps_a_worker_from_training_is_told(plan, tmp_path):
     stage = tasks(plan)[0]
     settings = replace(stage.run.settings, encoder=replace(stage.run.settings.encoder, name="resnet99"))
-    with pytest.raises(TrialFailed, match="KeyError: 'resnet99'"):
+    with pytest.raises(WorkerFailed, match="KeyError: 'resnet99'"):
         measure_together(replace(stage, run=replace(stage.run, settings=settings)), tmp_path, 2)
 
 
@@ -155,7 +155,7 @@ def killed_when_warm(pipe, *_):
 
 def test_a_worker_that_dies_in_a_measurement_is_found(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "_rehearse", killed_when_warm)
-    with pytest.raises(TrialFailed, match="a process ended with exit code -9"):
+    with pytest.raises(WorkerFailed, match="a process ended with exit code -9"):
         measure_together(tasks(plan)[0], tmp_path, 2)
 
 

@@ -77,6 +77,14 @@ def test_the_seed_changes_every_key_and_no_two_seeds_share_one(keys):
     assert len({*zero, *one, *two}) == 12
 
 
+@pytest.mark.parametrize("scenario", ["class_il", "data_il", "domain_il"])
+def test_seeds_of_one_line_share_a_setting_and_another_rate_does_not(pictures, tmp_path, scenario):
+    line = words(pictures, tmp_path, "finetune", "--scenario", scenario, "--seeds", "0-3")
+    found = {run.setting for run in planned(*line).runs}
+    assert len(found) == 1
+    assert found.isdisjoint(run.setting for run in planned(*line, "--set", "optim.lr=0.01").runs)
+
+
 def test_optimizer_and_objective_leave_raw_pixels_and_random_network_alone(keys):
     plain = keys("finetune-byol")
     assert keys("finetune-barlow", "--set", "optim.lr=1")[: INIT + 1] == plain[: INIT + 1]

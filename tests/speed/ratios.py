@@ -161,8 +161,11 @@ SECTIONS = {"loss": loss, "augmentation": augmentation, "steps": steps, "jobs": 
 def main() -> int:
     """Measures, prints the table, and says by the exit status whether every ratio keeps its floor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=["loss", "augmentation", "steps"])
-    ratios = [ratio for name in parser.parse_args().sections for ratio in SECTIONS[name]()]
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    sections = parser.parse_args().sections or ["loss", "augmentation", "steps"]
+    if unknown := set(sections) - set(SECTIONS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    ratios = [ratio for name in sections for ratio in SECTIONS[name]()]
     print(f"{'ratio':62} {'goal':>6} {'floor':>6} {'now':>6}")
     for ratio in ratios:
         mark = "" if ratio.measured >= ratio.floor else "  below its floor"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.engine.estimate import estimate
-from bench.engine.plan import make_plan, scenario_of
+from bench.engine.plan import scenario_of
 from bench.engine.store import Store
 from bench.speed import measure, step
 from bench.speed.reference import Reference, transform
@@ -88,6 +88,14 @@ def test_a_plan_takes_the_figures(measured, pictures):
     path.write_text(json.dumps(content))
     assert estimate(plan, Store(out)).measured > 1
     path.write_text(text)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"device": "cpu", "environment": {}, "methods": 1}'])
+def test_a_foreign_file_among_the_figures_is_named(pictures, tmp_path, capsys, text):
+    (tmp_path / "speed").mkdir()
+    (tmp_path / "speed" / "foreign.json").write_text(text)
+    assert run("plan", *line(pictures, tmp_path, "finetune")) == (0 if "methods" in text else 2)
+    assert "methods" in text or "foreign.json is not what" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,6 +192,17 @@ def test_the_reference_transform_has_every_operation_of_the_recipe(tiny_run):
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own(pictures, tmp_path):
-    plan = make_plan([planned(*line(pictures, tmp_path, "finetune")).runs[0].config], tmp_path)
-    found = measure.peak_memory(plan.runs[0].config, tmp_path)
-    assert 100e6 < found < 4e9
+    held = torch.ones(1 << 28)  # a gigabyte here is none there
+    config = planned(*line(pictures, tmp_path, "finetune")).runs[0].config
+    assert 100e6 < measure.peak_memory(config, tmp_path) < held.nbytes
+
+
+def test_a_step_that_fails_is_said_in_one_line(pictures, tmp_path, capsys, monkeypatch):
+    def fail(self):
+        raise RuntimeError("out of memory\nat depth")
+
+    monkeypatch.setattr(measure.Trial, "whole", fail)
+    assert run("speed", *line(pictures, tmp_path, "finetune", "--batch", "16", "--no-reference")) == 2
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert "a step fails" in text
+    assert "lower train.batch" in text
