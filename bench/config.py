@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,17 @@ from bench.models.resnet import Stem
 
 PRESETS = Path(__file__).parent.parent / "configs" / "presets"
 GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset")
+
+
+def later(default: Any) -> Any:
+    """A field that came after keys had been made: at this default it stays out of the text that keys are hashes of."""
+    return field(default=default, metadata={"neutral": True})
+
+
+def lean(section: Any) -> dict[str, Any]:
+    """A section as plain values, without the fields of `later` that have their default."""
+    left_out = {f.name for f in fields(section) if "neutral" in f.metadata and getattr(section, f.name) == f.default}
+    return {name: value for name, value in asdict(section).items() if name not in left_out}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """From runs to stages: what would be trained, what is shared, and the names that everything is stored under."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bench.config import DataConfig, EncoderConfig, RunConfig, digest
+from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
 from bench.data.datasets import load
 from bench.data.scenarios import Scenario, build
 from bench.engine.store import Store
@@ -208,9 +208,9 @@ def _identity(run: RunConfig, scenario: Scenario) -> tuple[dict[str, Any], dict[
         "split": seeds.split,
     }
     model = {
-        "encoder": asdict(settings.encoder),
+        "encoder": lean(settings.encoder),
         "size": input_size(run, scenario),
-        "numerics": asdict(settings.numerics),
+        "numerics": lean(settings.numerics),
         "init": seeds.init,
     }
     return base, model
@@ -234,8 +234,8 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
-    setting = {"base": [scenario.source, settings.data.domains], **model, "train": asdict(settings.train)}
-    setting |= {"init": None, "optim": asdict(settings.optim), "augment": asdict(settings.augment)}
+    setting = {"base": [scenario.source, settings.data.domains], **model, "train": lean(settings.train)}
+    setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -255,12 +255,12 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
 def _first_task(run: RunConfig) -> dict[str, Any]:
     """What task 0 depends on beside data and encoder: no strategy, and nothing that only later tasks read."""
     own = {n: v for n, v in run.objective_hparams.items() if not n.startswith(("distill_", "pseudo_"))}
-    train = {n: v for n, v in asdict(run.settings.train).items() if n != "teacher_bn"}
+    train = {n: v for n, v in lean(run.settings.train).items() if n != "teacher_bn"}
     return {
         "objective": [run.objective, own],
         "train": train,
-        "optim": asdict(run.settings.optim),
-        "augment": asdict(run.settings.augment),
+        "optim": lean(run.settings.optim),
+        "augment": lean(run.settings.augment),
         "seeds": [run.seeds.data, run.seeds.augment],
     }
 
