@@ -8,7 +8,7 @@ global batch.
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,8 @@ class Strategy(nn.Module):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    trains: ClassVar[Literal["task by task", "jointly", "never"]] = "task by task"
+    """`jointly` (on all tasks at once, by the objective alone) and `never` are bounds: nothing of them is built."""
     teacher: ClassVar[bool] = False
     """Whether the previous model's projections (`frozen`) are needed."""
     pseudo_negatives: ClassVar[bool] = False

@@ -73,7 +73,8 @@ def _probe_config(assignments: list[str], names: list[str]) -> ProbeConfig:
 def _probe_run(run: dict[str, Any], probe: Probe, store: Store) -> int:
     """Rows of one probe for one run, computed where they are not cached; returns the number of stages left out."""
     rows, missing = [], 0
-    for position, key in enumerate(run["stages"]):
+    after = run.get("after", range(-2, run["tasks"]))
+    for task, key in zip(after, run["stages"], strict=True):
         try:
             found = _rows_of(run, probe, store, key)
         except Busy:
@@ -81,7 +82,7 @@ def _probe_run(run: dict[str, Any], probe: Probe, store: Store) -> int:
         if found is None:
             missing += 1
         else:
-            rows += [accuracy_row(row, position - 2) for row in found]
+            rows += [accuracy_row(row, task) for row in found]
     append_rows(store.record(run["run_id"]), rows)
     return missing
 

@@ -22,6 +22,7 @@ from bench.grid import build_runs
 from bench.speed.figure import draw
 from bench.speed.measure import Speed, measure
 from bench.speed.step import PARTS
+from methods import registry
 
 
 def speed(args: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def speed(args: argparse.Namespace) -> int:
     request = request_of(args)
     if len(request.scenarios) > 1 or len(request.seeds) > 1:
         raise UserError("speed measures one scenario and one seed at a time")
-    made = make_plan(build_runs(request), args.out, args.quiet)
+    made = make_plan(_contenders(build_runs(request)), args.out, args.quiet)
     store = Store(args.out)
     store.prepare()
     first = made.runs[0].config
@@ -55,6 +56,14 @@ def speed(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"written: {target}, {target.with_suffix('.png').name}")
     return 0
+
+
+def _contenders(runs: list[RunConfig]) -> list[RunConfig]:
+    """The runs that go task by task: joint training takes the steps of a first task, the random network none."""
+    found = [run for run in runs if registry.get("strategy", run.strategy).trains == "task by task"]
+    if not found:
+        raise UserError(f"{runs[0].strategy} has no steps of its own to measure: name another strategy, e.g. finetune")
+    return found
 
 
 def _row(measured: Speed, planned: PlannedRun) -> dict[str, object]:

@@ -51,14 +51,22 @@ def _judge(law: str, fault: str, strategy: str, objective: str) -> Result:
     return Result(law, "declared" if fault else "kept", reason)
 
 
+def contenders() -> list[str]:
+    """The strategies that laws are about: bounds, which see no sequence of tasks, have none to keep."""
+    return [name for name, cls in registry.classes("strategy").items() if cls.trains == "task by task"]
+
+
 def pairs_of(name: str) -> list[tuple[str, str]]:
     """The pairs that a method, or a pair 'strategy-objective', stands for; raises UserError with the nearest name."""
     strategy, dash, objective = name.partition("-")
+    resolved = registry.aliases("strategy").get(strategy)
+    if resolved is not None and resolved not in contenders():
+        raise UserError(f"{resolved} is a bound without a sequence of tasks: laws are about {', '.join(contenders())}")
     if dash:
         return [(registry.resolve("strategy", strategy), registry.resolve("objective", objective))]
     strategies, objectives = registry.aliases("strategy"), registry.aliases("objective")
     if name in strategies:
         return list(product([strategies[name]], registry.classes("objective")))
     if name in objectives:
-        return list(product(registry.classes("strategy"), [objectives[name]]))
+        return list(product(contenders(), [objectives[name]]))
     raise UserError(f"no method '{name}'{nearest(name, [*strategies, *objectives])}")

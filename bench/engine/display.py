@@ -26,7 +26,7 @@ class Display:
         self.live = not quiet and self.console.is_terminal
         self.began = time.monotonic()
         self.fraction = {key: 1.0 if key in cached else 0.0 for key in plan.stages}
-        self.cost = {key: 1.0 if stage.kind == "task" else BASELINE_COST for key, stage in plan.stages.items()}
+        self.cost = {key: self._cost(stage) for key, stage in plan.stages.items()}
         self.todo = sum(self.cost[key] for key in plan.stages if key not in cached) or 1.0
         self.said: dict[str, float] = {}
         self.bars: dict[str, TaskID] = {}
@@ -85,14 +85,21 @@ class Display:
     def _name(self, stage: Stage) -> str:
         run = stage.run
         where = f"{run.scenario} · seed {run.seed}"
-        if stage.kind != "task":
+        if not stage.trains:
             return f"{'raw pixels' if stage.kind == 'pixels' else 'random network'} · {where}"
         users = self.users[stage.key]
         number = self.plan.runs.index(users[0]) + 1
-        method = run.objective if stage.task == 0 else f"{run.strategy}-{run.objective}"
+        method = run.objective if stage.kind == "task" and stage.task == 0 else f"{run.strategy}-{run.objective}"
         shared = f" (shared by {len(users)})" if len(users) > 1 else ""
-        count = f"run {number} of {len(self.plan.runs)}"
-        return f"{count} · {method} · {where} · task {stage.task + 1}/{len(users[0].task_names)}{shared}"
+        count, tasks = f"run {number} of {len(self.plan.runs)}", len(users[0].task_names)
+        which = f"all {tasks} tasks" if stage.kind == "joint" else f"task {stage.task + 1}/{tasks}"
+        return f"{count} · {method} · {where} · {which}{shared}"
+
+    def _cost(self, stage: Stage) -> float:
+        """Its work, in units of a task's training."""
+        if stage.kind == "joint":
+            return float(len(self.users[stage.key][0].task_names))
+        return 1.0 if stage.trains else BASELINE_COST
 
     def _counts(self) -> str:
         complete = sum(all(self.fraction[key] == 1.0 for key in run.stages) for run in self.plan.runs)

@@ -62,15 +62,17 @@ def estimate(plan: Plan, store: Store) -> Estimate:
 
 
 def _kind(stage: Stage, run: PlannedRun) -> tuple[object, ...]:
-    method = (stage.run.objective, run.method_setting) if stage.kind == "task" else ()
-    return (stage.kind, run.setting, *method, stage.run.strategy if stage.task > 0 else "")
+    method = (stage.run.objective, run.method_setting) if stage.trains else ()
+    kind = "task" if stage.trains else stage.kind  # joint training is a first task with more images
+    return (kind, run.setting, *method, stage.run.strategy if stage.task > 0 else "")
 
 
 def _samples(stage: Stage, run: PlannedRun) -> int:
-    if stage.kind != "task":
+    if not stage.trains:
         return 0
     train = stage.run.settings.train
-    return run.images[stage.task] // train.batch * train.batch * train.epochs
+    images = sum(run.images) if stage.kind == "joint" else run.images[stage.task]
+    return images // train.batch * train.batch * train.epochs
 
 
 def _known_rates(stages: Iterable[Stage], store: Store) -> Iterable[tuple[float, float]]:
@@ -111,7 +113,7 @@ def _figures_in(content: dict[str, Any]) -> dict[tuple[str, ...], tuple[float, f
 
 
 def _figure_key(stage: Stage, run: PlannedRun) -> tuple[str, ...]:
-    if stage.kind != "task":
+    if not stage.trains:
         return (run.setting, stage.kind)
     if stage.task == 0:
         return (run.setting, objective_text(stage.run))
@@ -130,7 +132,7 @@ def _measure(stage: Stage, out: Path) -> tuple[float, float]:
     torch.set_num_threads(stage.run.settings.numerics.threads)
     trial = None if stage.kind == "pixels" else Trial(stage.run, scenario, task=max(0, stage.task))
     extra = evaluation_seconds(scenario, trial, stage.probes)
-    if trial is None or stage.kind != "task":
+    if trial is None or not stage.trains:
         return 0.0, extra
     (per_step,) = mean_seconds([trial.whole], trial.device)
     return per_step / trial.views.batch, extra
@@ -143,4 +145,4 @@ def _bytes(stage: Stage, out: Path) -> int:
         return count * 2 * min(3072, scenario.dataset.train.images[0].size)
     learner = build_learner(stage.run, scenario, stage.task)
     state = sum(value.numel() * value.element_size() for value in learner.carried_state().values())
-    return count * (2 * learner.objective.features + 16) + (state if stage.kind == "task" else 0)
+    return count * (2 * learner.objective.features + 16) + (state if stage.trains else 0)

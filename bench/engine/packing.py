@@ -208,7 +208,7 @@ def choose_jobs(
     done: keys of the stages that are left out. say: gets one line with what was measured. measure: what a
     number of workers reaches on a stage, or WorkerFailed. Writes nothing into `out`.
     """
-    todo = [stage for stage in plan.stages.values() if stage.kind == "task" and stage.key not in done]
+    todo = [stage for stage in plan.stages.values() if stage.trains and stage.key not in done]
     choices = candidates(todo)
     if len(choices) == 1:
         say("jobs auto: takes 1 without measuring")

@@ -1,14 +1,16 @@
 """From runs to stages: what would be trained, what is shared, and the names that everything is stored under."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
 from bench.data.datasets import load
-from bench.data.scenarios import Scenario, build
+from bench.data.scenarios import Scenario, Task, build
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.evaluate.probes import PROBES, probe_names, settings_of
@@ -37,28 +39,41 @@ class Probe:
 class Stage:
     """One unit of work, named by the hash of everything that influences it.
 
-    kind: `pixels` (raw images), `init` (random network) or `task`; task: index, -1 where there is none; run: any run
-    that has this stage.
+    kind: `pixels` (raw images), `init` (random network), `task` or `joint` (all tasks at once); task: index, 0 for
+    `joint`, -1 where nothing is trained; run: any run that has this stage.
     """
 
     key: str
-    kind: Literal["pixels", "init", "task"]
+    kind: Literal["pixels", "init", "task", "joint"]
     task: int
     parent: str | None
     run: RunConfig
     probes: frozenset[Probe] = frozenset()
 
+    @property
+    def trains(self) -> bool:
+        """Whether a network is trained."""
+        return self.kind in ("task", "joint")
+
+    def rows(self, tasks: Sequence[Task]) -> np.ndarray:
+        """The images it is trained on: indices into the training split, of the tasks of its scenario."""
+        if self.kind == "joint":
+            return np.sort(np.concatenate([task.train for task in tasks]))
+        return tasks[self.task].train
+
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its chain of stages: pixels, init, task 0, task 1 ...
+    """A run with its chain of stages: pixels, init, task 0, task 1 ..., or less where it is a bound.
 
-    images: number of training images of each task.
+    after: of each stage, the task after which it stands: -2 raw pixels, -1 the random network, the last for one that
+    is trained jointly. images: number of training images of each task.
     """
 
     run_id: str
     config: RunConfig
     stages: tuple[str, ...]
+    after: tuple[int, ...]
     task_names: tuple[str, ...]
     images: tuple[int, ...]
     dataset: str
@@ -228,18 +243,17 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     stages = [
         Stage(digest([base, "pixels", settings.numerics.threads]), "pixels", -1, None, run),
         Stage(digest([base, model, "init"]), "init", -1, None, run),
-        Stage(first_key(run, scenario), "task", 0, None, run),
+        *_trained_stages(run, scenario),
     ]
-    later = _later_tasks(run)
-    for task in range(1, len(scenario.tasks)):
-        stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
+    last = len(scenario.tasks) - 1
     setting = {"base": [scenario.source, settings.data.domains], **model, "train": lean(settings.train)}
     setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
         stages=tuple(stage.key for stage in stages),
+        after=(-2, *(last if stage.kind == "joint" else stage.task for stage in stages[1:])),
         task_names=tuple(task.name for task in scenario.tasks),
         images=tuple(len(task.train) for task in scenario.tasks),
         dataset=scenario.dataset.name,
@@ -250,6 +264,20 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         probes=probes,
     )
     return planned, stages
+
+
+def _trained_stages(run: RunConfig, scenario: Scenario) -> list[Stage]:
+    trains = registry.get("strategy", run.strategy).trains
+    if trains == "never":
+        return []
+    if trains == "jointly":
+        key = digest([*_identity(run, scenario), "joint", _first_task(run)])
+        return [Stage(key, "joint", 0, None, run)]
+    stages = [Stage(first_key(run, scenario), "task", 0, None, run)]
+    later = _later_tasks(run)
+    for task in range(1, len(scenario.tasks)):
+        stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
+    return stages
 
 
 def _first_task(run: RunConfig) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def config_row(run: PlannedRun) -> dict[str, Any]:
         "probes": run.expected_probes(),
         "headline": label("linear", config.settings.probe.linear),
         "stages": list(run.stages),
+        **({} if run.after == tuple(range(-2, len(run.task_names))) else {"after": list(run.after)}),
         "config": asdict(config),
         "environment": environment(config.settings.numerics.device),
     }
@@ -115,7 +116,7 @@ def sync_record(run: PlannedRun, store: Store) -> int:
             known = _Synced(0, 0, _whole_lines(file))
         stages, rows = known.stages, list[dict[str, Any]]()
         for key in run.stages[known.stages :]:
-            stage_rows = _stage_rows(run, store, key, stages - 2)
+            stage_rows = _stage_rows(run, store, key, run.after[stages])
             if stage_rows is None:
                 break
             rows += stage_rows
@@ -137,7 +138,7 @@ def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[dict
             rows.append(accuracy_row(row, task))
     if facts["watch"] is not None:
         rows.append({"kind": "watch", "after_task": task, **facts["watch"]})
-    if facts["kind"] == "task":
+    if facts["kind"] in ("task", "joint"):
         rows.append({"kind": "stage", "after_task": task, "stage": key, "code": facts["code"]})
     return rows
 

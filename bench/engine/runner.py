@@ -116,7 +116,8 @@ class _Board:
 
     def _queue(self, stage: Stage) -> None:
         # First tasks, since all else waits for them; then baselines, so that records grow from the start.
-        urgency = stage.task if stage.kind == "task" else 0.5
+        # All tasks at once take as long as a whole chain: begun early, lest they end long after it.
+        urgency = {"task": stage.task, "joint": 0.25}.get(stage.kind, 0.5)
         heappush(self.ready, (urgency, self.turn[stage.key], stage.key))
 
     def _end(self, stage: Stage, result: str) -> None:
@@ -128,11 +129,12 @@ class _Board:
 
     def _record(self, stage: Stage, result: str) -> None:
         for run in self.users[stage.key]:
+            task = run.after[run.stages.index(stage.key)]
             if result == "done":
-                record_timing(run, self.store, stage.key, stage.task)
+                record_timing(run, self.store, stage.key, task)
             # Only what failed first goes into the record: a report shows the last reason.
             if stage.key in self.failures and stage.parent not in self.failures:
-                record_failure(run, self.store, stage.task, result)
+                record_failure(run, self.store, task, result)
             sync_record(run, self.store)
 
 

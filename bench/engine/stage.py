@@ -81,7 +81,7 @@ def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emi
         facts: dict[str, Any] = {"watch": None}
     else:
         learner = build_learner(run, scenario, stage.task)
-        if stage.kind == "task":
+        if stage.trains:
             samples = _train(stage, store, learner, scenario, clock, save_every, emit)
         emit({"stage": stage.key, "phase": "features"})
         features = clock.run("features", lambda: _features(learner, run, scenario))
@@ -162,12 +162,12 @@ def _train(
     emit: Emit,
 ) -> int:
     """Trains the stage's task from wherever it was left; returns the number of images it is trained on."""
-    run, data, task = stage.run, scenario.dataset, scenario.tasks[stage.task]
-    samples = len(task.train) // run.settings.train.batch * run.settings.train.batch * run.settings.train.epochs
+    run, data, rows = stage.run, scenario.dataset, stage.rows(scenario.tasks)
+    samples = len(rows) // run.settings.train.batch * run.settings.train.batch * run.settings.train.epochs
     if store.model(stage.key).exists():
         learner.load_carried_state(load_tensors(store.model(stage.key))[0])
         return samples
-    images = TaskImages(data.train.images, task.train, run.settings.numerics.device)
+    images = TaskImages(data.train.images, rows, run.settings.numerics.device)
     views = Views(images, run.settings, run.seeds, stage.task, input_size(run, scenario), (data.mean, data.std))
     if stage.parent is not None:
         learner.load_carried_state(load_tensors(store.model(stage.parent))[0])

@@ -48,7 +48,7 @@ class SequenceData:
     on it.
 
     task_names: empty if they differ between seeds or are too long to print. one_test_set: all columns of R
-    are equal.
+    are equal. joint: by objective, the average accuracy of joint training in percent, where it has been run.
     """
 
     scenario: str
@@ -59,6 +59,7 @@ class SequenceData:
     one_test_set: bool
     notes: tuple[str, ...]
     methods: tuple[MethodData, ...]
+    joint: dict[str, float]
 
     @property
     def title(self) -> str:
@@ -89,7 +90,8 @@ def sequences(summary: Summary) -> Iterator[SequenceData]:
     """Every task sequence that has an averaged run, sorted."""
     for (scenario, dataset, tasks), runs in summary.sections():
         probe = summary.headline(scenario, dataset, tasks)
-        averaged = [run for run in runs if run.status == "complete" and np.isfinite(run.matrix(probe)).all()]
+        complete = [run for run in runs if run.status == "complete"]
+        averaged = [run for run in complete if not run.bound and np.isfinite(run.matrix(probe)).all()]
         if not averaged:
             continue
         cells = grouped(averaged, lambda run: (run.objective, summary.names[run]))
@@ -105,7 +107,16 @@ def sequences(summary: Summary) -> Iterator[SequenceData]:
             scenario == "data_il",
             (*notes_of(runs), *_absent(summary, runs, set(cells))),
             tuple(methods),
+            _joint([run for run in complete if run.bound and run.after != (-1,)], probe),
         )
+
+
+def _joint(runs: list[Run], probe: str) -> dict[str, float]:
+    cells = grouped(runs, lambda run: run.objective)
+    return {
+        objective: interval(100 * average_accuracy(run.matrix(probe)) for run in members).mean
+        for objective, members in cells.items()
+    }
 
 
 def _absent(summary: Summary, runs: list[Run], shown: set[tuple[str, str]]) -> list[str]:
@@ -114,7 +125,7 @@ def _absent(summary: Summary, runs: list[Run], shown: set[tuple[str, str]]) -> l
     states = {
         f"{method_name(strategy, objective)} ({' and '.join(sorted({STATES[run.status] for run in members}))})"
         for (objective, strategy), members in cells.items()
-        if (objective, strategy) not in shown
+        if (objective, strategy) not in shown and not all(run.bound for run in members)
     }
     return [f"Without a run to show: {'; '.join(sorted(states))}."] if states else []
 

@@ -33,11 +33,14 @@ def accuracy_after_task(figure: Figure, data: SequenceData) -> str:
             if len(method.matrices) > 1:
                 low, high = [s.low for s in seen], [s.high for s in seen]
                 ax.fill_between(x, low, high, color=look.color, alpha=0.15, lw=0)
+        if objective in data.joint:
+            ax.axhline(data.joint[objective], color="0.4", ls=":", lw=1.2)
         ticks_of_tasks(ax, data.tasks)
         ax.margins(x=0.06)
     _within_percent(ax)
     line_legend(figure, data.strategies, lines=True)
-    return "Bands: 95 % confidence interval over seeds." if data.has_bands else ""
+    bands = ["Bands: 95 % confidence interval over seeds."] if data.has_bands else []
+    return " ".join([*bands, *(["Dotted: joint training, on all tasks."] if data.joint else [])])
 
 
 def forgetting_against_accuracy(figure: Figure, data: SequenceData) -> str:

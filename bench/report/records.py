@@ -51,12 +51,20 @@ class Run:
         self.setting: str = text("setting")
         self.method_setting: str = text("method_setting")
         self.probes: tuple[str, ...] = tuple(text("probes"))
+        # the stages it has rows of: -1 the random network, then tasks; bounds have fewer
+        stages = self.config.get("after", range(-2, self.tasks))
+        self.after: tuple[int, ...] = tuple(task for task in stages if task >= -1)
         self.headline: str = text("headline")
         self.vary: str = self.config.get("vary", "all")
         self.preset: str = self.config.get("preset") or ""
         self.overrides: dict[str, Any] = self.config.get("overrides") or {}
         self.synthetic_domains: bool = self.config.get("synthetic_domains", False)
         self.note: str = self.config.get("note", "")
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is a reference without a sequence (joint training, the random network), not a contender."""
+        return len(self.after) <= self.tasks
 
     @property
     def status(self) -> str:
@@ -71,7 +79,7 @@ class Run:
         collapse = "; ".join(f"collapsed after task {t}: {why}" for t, why in sorted(self.collapsed.items()))
         if self.status in ("complete", "marked"):
             return collapse
-        total = len(self.probes) * (self.tasks + 1) * self.tasks
+        total = len(self.probes) * len(self.after) * self.tasks
         counted = f"{total - self._missing()} of {total} accuracy rows"
         return "; ".join(part for part in (*self.failures[-1:], counted, collapse) if part)
 
@@ -92,7 +100,7 @@ class Run:
         return np.array([[self.accuracy.get((probe, t, i), np.nan) for i in columns] for t in after])
 
     def _missing(self) -> int:
-        grid = ((p, t, i) for p in self.probes for t in range(-1, self.tasks) for i in range(self.tasks))
+        grid = ((p, t, i) for p in self.probes for t in self.after for i in range(self.tasks))
         return sum(key not in self.accuracy for key in grid)
 
 

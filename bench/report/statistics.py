@@ -120,9 +120,10 @@ def summarise(out: Path) -> Summary:
     names = strategy_names(runs)
     runs = _one_per_seed(runs, names, warnings)
     measured = {run: _measure(run) for run in runs if run.status == "complete"}
+    contenders = {run: values for run, values in measured.items() if not run.bound}
     cells = pd.DataFrame([*_method_cells(runs, names, measured), *_reference_cells(runs)])
     cells = cells.sort_values([*CELL, "probe"], key=_references_first, kind="stable", ignore_index=True)
-    return Summary(tuple(runs), names, tuple(_groups(names, measured)), cells, tuple(warnings))
+    return Summary(tuple(runs), names, tuple(_groups(names, contenders)), cells, tuple(warnings))
 
 
 def _place(run: Run) -> Place:
@@ -189,7 +190,8 @@ def _identity(run: Run, strategy: str) -> dict[str, Any]:
 
 def _method_cells(runs: Sequence[Run], names: Mapping[Run, str], measured: Measured) -> Iterator[dict[str, Any]]:
     planned = _planned_seeds(runs)
-    cells = grouped(runs, lambda run: (_place(run), run.objective, names[run]))
+    trained = (run for run in runs if run.after != (-1,))  # the random network has a row of its own
+    cells = grouped(trained, lambda run: (_place(run), run.objective, names[run]))
     for (place, _, strategy), members in cells.items():
         states = [run.status for run in members]
         counts = {

@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 
 from bench.contract.laws import laws
-from bench.contract.suite import declared
+from bench.contract.suite import contenders, declared
 from bench.contract.world import world_size_faults
 from methods import registry
 
-PAIRS = list(product(registry.classes("strategy"), registry.classes("objective")))
+PAIRS = list(product(contenders(), registry.classes("objective")))
 
 
 def cases(names):

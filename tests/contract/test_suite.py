@@ -50,11 +50,17 @@ def test_declared_failures_show_with_their_reason(monkeypatch, check, mark):
         ("pnr-byol", [("sycon", "byol")]),
         ("sycon", [("sycon", o) for o in registry.classes("objective")]),
         ("pnr", [("sycon", o) for o in registry.classes("objective")]),
-        ("moco", [(s, "moco") for s in registry.classes("strategy")]),
+        ("moco", [(s, "moco") for s in suite.contenders()]),
     ],
 )
 def test_a_name_stands_for_its_pairs(name, expected):
     assert suite.pairs_of(name) == expected
+
+
+@pytest.mark.parametrize("name", ["joint", "random", "joint-moco"])
+def test_a_bound_has_no_laws(name):
+    with pytest.raises(UserError, match=r"is a bound .* laws are about cassle, finetune"):
+        suite.pairs_of(name)
 
 
 def test_an_unknown_name_is_met_with_the_nearest():
