@@ -4,7 +4,8 @@
     python tests/speed/growth.py plan report     # only these
 
 tasks: `run_bench.py` on the embedded images in 5, 20 and 50 tasks, each in a process of its own: peak memory, and the
-CPU seconds of each further task. plan, report: CPU seconds per run of grids of 100 to 1,600 runs; `plan` trains and
+CPU seconds of each further task. images: peak memory of training on 8,000 and 24,000 images of 224 pixels, both larger
+than what is held at once. plan, report: CPU seconds per run of grids of 100 to 1,600 runs; `plan` trains and
 measures nothing, records of `report` are synthetic. Exit status 1 where a bound is broken.
 """
 
@@ -33,6 +34,7 @@ from bench.report.write import write_report  # noqa: E402
 from tests.report.recording import config, rows_of, write  # noqa: E402
 
 TASKS = (5, 20, 50)
+IMAGES = (8_000, 24_000)
 RUNS = (100, 400, 1600)
 ROUNDS = 4
 MEMORY, RATIO = 1.05, 1.3
@@ -73,9 +75,25 @@ def tasks(folder: Path) -> Iterator[Bound]:
     yield Bound("CPU seconds of a further task, later over earlier ones", RATIO, last / first)
 
 
+def images(folder: Path) -> Iterator[Bound]:
+    """More and more images of full resolution, from a memory map."""
+    peaks = []
+    for count in IMAGES:
+        cost = train(f"noise:224x3x{count}", 1, 1, folder / f"{count}-images")
+        print(f"{count:6} images of 224 pixels ({count * 224 * 224 * 3 / 1e9:.1f} GB): {cost.peak:.0f} MB", flush=True)
+        peaks.append(cost.peak)
+    yield Bound("peak memory, the most images over the fewest", MEMORY, max(peaks) / min(peaks))
+
+
 def run_in_tasks(count: int, out: Path) -> Cost:
-    """One run of a small network, trained for two epochs of all images in all."""
-    line = ("--methods", "sycon", "--scenario", "data_il", "--tasks", str(count), "--epochs", "2", "--batch", "64")
+    """One run on the embedded images, trained for two epochs of all images in all."""
+    return train("fashion_mini", count, 2, out)
+
+
+def train(dataset: str, count: int, epochs: int, out: Path) -> Cost:
+    """One run of a small network on a dataset in so many tasks."""
+    line = ("--methods", "sycon", "--scenario", "data_il", "--tasks", str(count), "--epochs", str(epochs))
+    line += ("--dataset", dataset, "--batch", "64")
     line += ("--encoder", "resnet4", "--set", "encoder.width=8", "--device", "cpu", "--precision", "fp32")
     line += ("--out", str(out), "--quiet", "--format", "md")
     process = subprocess.Popen([sys.executable, str(ROOT / "run_bench.py"), *line], stdout=subprocess.DEVNULL, cwd=ROOT)
@@ -159,7 +177,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-PARTS: dict[str, Callable[[Path], Iterator[Bound]]] = {"tasks": tasks, "plan": plan, "report": report}
+PARTS: dict[str, Callable[[Path], Iterator[Bound]]] = {"tasks": tasks, "images": images, "plan": plan, "report": report}
 
 
 def main() -> int:
