@@ -227,8 +227,16 @@ def with_fidelity(layer: Layer, name: str | None) -> Layer:
 
 def describe_preset(name: str) -> str:
     """The preset's own one-line description."""
-    given = read_yaml(PRESETS / f"{name}.yaml").get("description", Given("", ""))
-    return str(given.value)
+    return _description(PRESETS / f"{name}.yaml")
+
+
+def describe_fidelity(name: str) -> str:
+    """The same of a set of switches."""
+    return _description(FIDELITIES / f"{name}.yaml")
+
+
+def _description(path: Path) -> str:
+    return str(read_yaml(path).get("description", Given("", "")).value)
 
 
 @dataclass(frozen=True)
