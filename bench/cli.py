@@ -108,6 +108,11 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how to train")
     how.add_argument("--preset", metavar="NAME", help="quick, pilot or paper (default: quick)")
+    how.add_argument(
+        "--fidelity",
+        metavar="NAME",
+        help="released or principled: all switches for what released code does (default: as preset and keys say)",
+    )
     how.add_argument("--config", type=Path, metavar="FILE", help="YAML with the keys of --set and of this command line")
     how.add_argument(
         "--set",

@@ -11,8 +11,9 @@ from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, read_yaml
 from bench.models.resnet import Stem
 
-PRESETS = Path(__file__).parent.parent / "configs" / "presets"
-GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset")
+CONFIGS = Path(__file__).parent.parent / "configs"
+PRESETS, FIDELITIES = CONFIGS / "presets", CONFIGS / "fidelity"
+GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset", "fidelity")
 
 
 def later(default: Any) -> Any:
@@ -30,7 +31,8 @@ def lean(section: Any) -> dict[str, Any]:
 class DataConfig:
     """dataset: a name, `folder:PATH` or `domains:PATH`; tasks: None for the scenario's default (5, or all domains);
     domains: their order, empty for an order from the seed; image_size: of the network's input, None for the dataset's
-    own."""
+    own; normalisation: whose statistics (see `arrays.statistics`); order: of classes and domains, and the shards, ours
+    or as one of the two released programs draws them (see `scenarios.build`)."""
 
     dataset: str = "fashion_mini"
     data_dir: str | None = None
@@ -38,6 +40,8 @@ class DataConfig:
     domains: tuple[str, ...] = ()
     image_size: int | None = None
     skip_corrupt: bool = False
+    normalisation: Literal["dataset", "cifar", "imagenet", "imagenet_228", "released"] = later("dataset")
+    order: Literal["seeded", "pnr", "cassle"] = later("seeded")
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,21 @@ class EncoderConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """epochs: per task; batch: images per step (each gives two views); teacher_bn: BatchNorm mode of the frozen
-    model."""
+    model, `reference` being eval in the first epoch of a task and train from then on; ema_skip_first: momentum networks
+    stay where they are in a task's first step and lag a step behind their schedule; device_groups: into how many equal
+    parts losses divide the batch, each with negatives and statistics of its own, as on so many devices."""
 
     epochs: int = 500
     batch: int = 256
-    teacher_bn: Literal["eval", "train"] = "eval"
+    teacher_bn: Literal["eval", "train", "reference"] = "eval"
+    ema_skip_first: bool = later(False)
+    device_groups: int = later(1)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """lr: of a batch as it is, never rescaled; eta, clip: of LARS; warmup_epochs, warmup_start_lr: of every task."""
+    """lr: of a batch as it is, never rescaled; eta, clip: of LARS; warmup_epochs, warmup_start_lr: of every task;
+    schedule: whether the rate changes with every step or, as released, with every epoch."""
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
     lr: float = 0.6
@@ -75,6 +84,22 @@ class OptimConfig:
     warmup_epochs: float = 10
     warmup_start_lr: float = 0.003
     min_lr: float = 0.0
+    schedule: Literal["step", "epoch"] = later("step")
+
+    def __post_init__(self) -> None:
+        if self.schedule == "epoch" and self.warmup_epochs != int(self.warmup_epochs):
+            raise UserError(f"optim.warmup_epochs {self.warmup_epochs} must be whole under optim.schedule epoch")
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """A linear classifier trained beside the encoder on detached features of labelled images of all tasks, as released
+    on CIFAR. run: whether there is one; lr: its rate, which follows the schedule of the optimizer; leak: whether its
+    images pass the networks in training mode, so that running statistics see all classes."""
+
+    run: bool = False
+    lr: float = 0.1
+    leak: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +170,7 @@ class Settings:
     encoder: EncoderConfig = EncoderConfig()
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
+    online: OnlineConfig = OnlineConfig()
     augment: AugmentConfig = AugmentConfig()
     numerics: NumericsConfig = NumericsConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -179,10 +205,38 @@ def read_preset(name: str) -> Layer:
     return {key: value for key, value in layer.items() if key != "description"}
 
 
+def fidelity_names() -> list[str]:
+    """Names of the sets of switches that ship."""
+    return sorted(path.stem for path in FIDELITIES.glob("*.yaml"))
+
+
+def with_fidelity(layer: Layer, name: str | None) -> Layer:
+    """The layer of a preset (and recipe) under a set of switches, or as it is for None.
+
+    Keys of the set's group `unless_given` yield to the layer. Raises UserError with the nearest name.
+    """
+    if name is None:
+        return layer
+    if name not in fidelity_names():
+        raise UserError(f"unknown fidelity '{name}'{nearest(name, fidelity_names())}")
+    content = {k: given for k, given in read_yaml(FIDELITIES / f"{name}.yaml").items() if k != "description"}
+    weak = {key: given for key, given in content.items() if key.startswith("unless_given.")}
+    strong = {key: given for key, given in content.items() if key not in weak}
+    return {**{key.removeprefix("unless_given."): given for key, given in weak.items()}, **layer, **strong}
+
+
 def describe_preset(name: str) -> str:
     """The preset's own one-line description."""
-    given = read_yaml(PRESETS / f"{name}.yaml").get("description", Given("", ""))
-    return str(given.value)
+    return _description(PRESETS / f"{name}.yaml")
+
+
+def describe_fidelity(name: str) -> str:
+    """The same of a set of switches."""
+    return _description(FIDELITIES / f"{name}.yaml")
+
+
+def _description(path: Path) -> str:
+    return str(read_yaml(path).get("description", Given("", "")).value)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.config import NumericsConfig, RunConfig, Seeds, Settings, read_preset
+from bench.config import NumericsConfig, RunConfig, Seeds, Settings, read_preset, with_fidelity
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, check_range, coerce, fill, given_of, leaves
@@ -21,7 +21,8 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Request:
-    """What to run, as names; `layer` holds the keys given in files and flags, over those of the preset."""
+    """What to run, as names; `layer` holds the keys given in files and flags, over those of the preset and of
+    `fidelity`, a set of switches (None: as they are)."""
 
     methods: Sequence[str]
     objectives: Sequence[str] = ("moco",)
@@ -29,6 +30,7 @@ class Request:
     seeds: Sequence[int] = (0,)
     vary: str = "all"
     preset: str = "quick"
+    fidelity: str | None = None
     layer: Layer | None = None
 
 
@@ -82,7 +84,7 @@ def build_runs(request: Request) -> list[RunConfig]:
     if request.vary not in VARY:
         raise UserError(f"--vary cannot be '{request.vary}'{nearest(request.vary, VARY)}")
     pairs = method_pairs(request.methods, request.objectives)
-    preset, layer = read_preset(request.preset), request.layer or {}
+    preset, layer = with_fidelity(read_preset(request.preset), request.fidelity), request.layer or {}
     known = {key for key, _ in leaves(Settings)} | _method_keys()
     for key, given in {**preset, **layer}.items():
         _check_key(key, given, known)
@@ -180,7 +182,7 @@ def _run(
     overrides = {
         key: after[key].value if key in after else value.value
         for key, value in given.items()
-        if not key.startswith(("data.", "probe."))
+        if (not key.startswith(("data.", "probe.")) or key in ("data.normalisation", "data.order"))
         and (key.partition(".")[0] in (strategy, objective) or key in after)
         and (key not in before or before[key].value != after[key].value)
     }
@@ -195,7 +197,7 @@ def _run(
         seeds=Seeds(**{name: seed if name in varied else 0 for name in names}),
         preset=request.preset,
         settings=settings,
-        overrides=overrides,
+        overrides=overrides | ({"fidelity": request.fidelity} if request.fidelity else {}),
     )
 
 

@@ -67,6 +67,7 @@ _AT_LEAST_ONE = (
     "width",
     "epochs",
     "batch",
+    "device_groups",
     "threads",
     "iterations",
     "k",

@@ -148,10 +148,12 @@ class Objective(nn.Module):
         """Rate at which the momentum network keeps its old value; progress: fraction of the task done, in [0, 1]."""
         raise NotImplementedError
 
+    def follow(self, progress: float) -> None:
+        """Moves the momentum projector, where there is one, towards the online one."""
+        ema_(self.target_projector, self.projector, self.tau(progress))
+
     def after_step(self, e: Embeddings, progress: float) -> None:
-        """Moves what gradients do not: the momentum projector here, queues in subclasses."""
-        if self.momentum:
-            ema_(self.target_projector, self.projector, self.tau(progress))
+        """Moves what else gradients do not: queues."""
 
 
 class Strategy(nn.Module):

@@ -3,13 +3,59 @@
 First axis = view where a shape begins with 2. Notation as in `base.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from methods.contrast import log_partition
+
+P = ParamSpec("P")
+_groups: ContextVar[int] = ContextVar("groups", default=1)
+
+
+@contextmanager
+def device_groups(count: int) -> Iterator[None]:
+    """Inside, losses marked `per_device` divide the batch into so many equal parts, in its order, as devices that do
+    not gather would."""
+    token = _groups.set(count)
+    try:
+        yield
+    finally:
+        _groups.reset(token)
+
+
+def _parts(x: Any, groups: int) -> Sequence[Any]:
+    """A tensor (.., N, D) as `groups` tensors (.., N / groups, D), anything else as often; raises ValueError where N
+    does not divide."""
+    if not isinstance(x, Tensor):
+        return [x] * groups
+    if x.shape[-2] % groups:
+        raise ValueError(f"a batch of {x.shape[-2]} does not divide into {groups} device groups")
+    return x.chunk(groups, -2)
+
+
+def per_device(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Marks what all images of a batch together decide: under `device_groups` it is the mean over the parts of the
+    batch, whose gradient is the one that data-parallel processes average. Its tensors are (.., N, D)."""
+
+    @wraps(loss)
+    def averaged(*args: P.args, **named: P.kwargs) -> Tensor:
+        groups = _groups.get()
+        if groups == 1:
+            return loss(*args, **named)
+        columns = [_parts(x, groups) for x in (*args, *named.values())]
+        values = []
+        for part in zip(*columns, strict=True):
+            values.append(loss(*part[: len(args)], **dict(zip(named, part[len(args) :], strict=True))))
+        return torch.stack(values).mean(0)
+
+    return averaged
 
 
 def info_nce(q: Tensor, positive: Tensor, negatives: list[Tensor], temperature: float) -> Tensor:
@@ -34,6 +80,7 @@ def joint_info_nce(
     return [(torch.logaddexp(rest, mine) - mine).mean() for rest, mine in zip(partitions, own, strict=True)]
 
 
+@per_device
 def nt_xent(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tensor:
     """SimCLR's NT-Xent, arXiv:2002.05709 eq. 1; `extra` adds pseudo-negatives to the denominator of each row.
 
@@ -46,6 +93,7 @@ def nt_xent(z: Tensor, temperature: float, extra: Tensor | None = None) -> Tenso
     return (log_partition(rows, candidates, temperature, but_self=True) - positive).mean()
 
 
+@per_device
 def pseudo_nt_xent(
     p: Tensor, teacher: Tensor, own: Tensor, past: Tensor, temperature: float, decoupled: bool
 ) -> Tensor:
@@ -63,6 +111,7 @@ def pseudo_nt_xent(
     return (partition - positive).mean()
 
 
+@per_device
 def two_way_contrast(p: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """CaSSLe's distillation with a contrastive loss (arXiv:2112.04215), in both directions as released.
 
@@ -88,20 +137,29 @@ def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
 def cross_correlation(a: Tensor, b: Tensor, off_diagonal: float, scale: float) -> Tensor:
     """Barlow Twins, arXiv:2103.03230 eq. 1: scale * (sum_i (C_ii - 1)^2 + off_diagonal * sum_{i != j} C_ij^2).
 
-    a, b: (N, D), standardised per dimension with the biased variance (+ 1e-5) of the batch.
+    a, b: (N, D), standardised per dimension with the biased variance (+ 1e-5) of the batch. Under `device_groups` C is
+    the mean of the parts' correlations, as released, with all of its gradient.
     """
-    standard = [(x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in (a, b)]
-    c = standard[0].T @ standard[1] / len(a)
+    c = _correlation(a, b)
     on = (c.diagonal() - 1).square().sum()
     off = c.square().sum() - c.diagonal().square().sum()
     return scale * (on + off_diagonal * off)
 
 
+@per_device
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Correlations (D, D) of dimensions over the batch; a, b: (N, D)."""
+    standard = [(x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt() for x in (a, b)]
+    return standard[0].T @ standard[1] / len(a)
+
+
+@per_device
 def hinged_std(z: Tensor) -> Tensor:
     """VICReg's variance term of one view, arXiv:2105.04906 eq. 1, with threshold 1 and eps 1e-4; z: (N, D)."""
     return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
 
 
+@per_device
 def squared_covariance(z: Tensor) -> Tensor:
     """VICReg's covariance term of one view, arXiv:2105.04906 eq. 4: sum of squared off-diagonal entries over D; z:
     (N, D)."""

@@ -39,7 +39,7 @@ FLAGS = {
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """What a command line asks for: its flags over --set over the file of --config over the preset."""
+    """What a command line asks for: its flags over --set over the file of --config over --fidelity over the preset."""
     layer: Layer = read_yaml(args.config) if args.config else {}
     grid = {key: layer.pop(key) for key in GRID_KEYS if key in layer}
     for text in args.set:
@@ -60,6 +60,7 @@ def request_of(args: argparse.Namespace) -> Request:
         seeds=parse_seeds(_listed(chosen.get("seeds", "0"))),
         vary=str(chosen.get("vary", "all")),
         preset=str(chosen.get("preset", "quick")),
+        fidelity=None if chosen.get("fidelity") is None else str(chosen["fidelity"]),
         layer=layer,
     )
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.config import Settings, describe_preset, preset_names
+from bench.config import Settings, describe_fidelity, describe_preset, fidelity_names, preset_names
 from bench.data.datasets import catalogue
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
@@ -60,6 +60,7 @@ def _value(value: object) -> str:
 
 def _presets() -> Iterable[Table]:
     yield _plain("preset", {name: describe_preset(name) for name in preset_names()})
+    yield _plain("fidelity", {name: describe_fidelity(name) for name in fidelity_names()})
     table = Table("key (for --set and YAML)", "default (before the preset)")
     defaults = given_of(Settings())
     for key, _ in leaves(Settings):

@@ -118,7 +118,7 @@ def _advice(measured: Speed, settings: Settings) -> str:
         hints += [] if numerics.precision == "bf16" else ["--precision bf16, where the hardware has it"]
         hints += [] if numerics.compile else ["--compile, for long runs"]
         hints += ["--jobs auto"]
-    if part == "teacher and momentum" and settings.train.teacher_bn == "train":
+    if part == "teacher and momentum" and settings.train.teacher_bn != "eval":
         hints.insert(0, "train.teacher_bn=eval, whose BatchNorm is folded away")
     share = measured.parts[part] / measured.step
     return f"largest part: {part} ({share:.0%}); to try: {'; '.join(hints)}"

@@ -5,8 +5,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+from bench.errors import UserError
 
 CHUNK = 1024  # images per pass over an array that may be a memory map larger than memory
 
@@ -43,6 +46,46 @@ class Dataset:
     std: tuple[float, ...]
     digest: str
     note: str = ""
+
+
+Stats = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per channel."""
+Normalisation = Literal["dataset", "cifar", "imagenet", "imagenet_228", "released"]
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_PUBLISHED = {
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "imagenet": (_IMAGENET_MEAN, (0.229, 0.224, 0.225)),
+    "imagenet_228": (_IMAGENET_MEAN, (0.228, 0.224, 0.225)),
+}
+
+
+def normalisation_of(name: Normalisation, dataset: Dataset) -> Normalisation:
+    """`released` as what the released code has for such images: `cifar` for 32-pixel colour images, `imagenet_228` for
+    other colour images, `dataset` for grey ones, of which it has none."""
+    if name != "released":
+        return name
+    height, width, channels = dataset.train.images.shape[1:]
+    if channels != 3:
+        return "dataset"
+    return "cifar" if height == width == 32 else "imagenet_228"
+
+
+def statistics(name: Normalisation, dataset: Dataset) -> Stats:
+    """Mean and standard deviation per channel, of values in [0, 1], that inputs are normalised by.
+
+    `dataset`: those of its training images; `cifar`, `imagenet`: published constants, as CaSSLe and PNR have them;
+    `imagenet_228`: the latter with their .228 in place of .229. Raises UserError where images have not the three
+    channels that constants are for.
+    """
+    name = normalisation_of(name, dataset)
+    if name == "dataset":
+        return dataset.mean, dataset.std
+    channels = dataset.train.images.shape[3]
+    if channels != 3:
+        raise UserError(
+            f"data.normalisation {name} is for images of 3 channels, {dataset.name} has {channels}: use dataset"
+        )
+    return _PUBLISHED[name]
 
 
 class Tally:

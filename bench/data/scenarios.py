@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 
 from bench.data.arrays import Dataset
 from bench.data.domains import synthetic
@@ -16,6 +18,9 @@ SCENARIOS: dict[str, str] = {
     "domain_il": "each task brings all classes in a new visual domain",
 }
 DEFAULT_TASKS = 5
+Order = Literal["seeded", "pnr", "cassle"]
+RELEASED_ORDER_SEED, RELEASED_SPLIT_SEED = 5, 42
+RELEASED_DOMAINS = ("real", "quickdraw", "painting", "sketch", "infograph", "clipart")
 _NAME_LENGTH = 32  # characters of a task name that lists its classes
 
 
@@ -54,14 +59,17 @@ def build(
     order_seed: int,
     split_seed: int,
     domain_order: Sequence[str] = (),
+    order: Order = "seeded",
 ) -> Scenario:
     """The tasks of a scenario.
 
     tasks: how many; None: 5 (or as many as there are classes), in domain_il all domains, as with 0.
     order_seed decides the order of classes or domains, split_seed what is drawn i.i.d.: the shards of data_il
     and synthetic domains. domain_order: names of domains, maybe a subset, in place of the order of the seed.
-    A dataset without domains gets synthetic ones in domain_il. Raises UserError for an unknown name, a number
-    of tasks that does not fit, or a task without training or test images.
+    A dataset without domains gets synthetic ones in domain_il. order: `pnr` and `cassle` draw what these programs
+    draw: the class order that torch gives right after manual_seed(order_seed), or seed 5 for `cassle`; data_il's shards
+    from seed 42, over the dataset's own order of images; the domains of DomainNet in a fixed order. Raises UserError
+    for an unknown name, a number of tasks that does not fit, or a task without training or test images.
     """
     if name not in SCENARIOS:
         raise UserError(f"unknown scenario '{name}'{nearest(name, SCENARIOS)}")
@@ -69,16 +77,18 @@ def build(
         raise UserError(f"{name}: {tasks} tasks; must be 1 or more")
     if domain_order and name != "domain_il":
         raise UserError(f"{name}: a domain order is for domain_il only")
+    if order != "seeded":
+        _check_released(name, dataset, tasks, domain_order, order)
     derived = name == "domain_il" and not dataset.domains
     source = dataset.digest
     if derived:
         dataset = synthetic(dataset, split_seed)
     if name == "class_il":
-        made = _class_il(dataset, tasks, order_seed)
+        made = _class_il(dataset, tasks, class_order(len(dataset.classes), order_seed, order))
     elif name == "data_il":
-        made = _data_il(dataset, tasks, split_seed)
+        made = _data_il(dataset, tasks, split_order(len(dataset.train.images), split_seed, order))
     else:
-        made = _domain_il(dataset, tasks, order_seed, domain_order)
+        made = _domain_il(dataset, tasks, order_seed, domain_order if order == "seeded" else RELEASED_DOMAINS)
     for task in made:
         if not (len(task.train) and len(task.test)):
             kind = "test" if len(task.train) else "training"
@@ -86,27 +96,63 @@ def build(
     return Scenario(name, dataset, tuple(made), derived, dataset.note, source)
 
 
-def _class_il(dataset: Dataset, tasks: int | None, order_seed: int) -> list[Task]:
-    """A permutation of the classes in `tasks` parts; where they do not divide, the first get one more."""
+def class_order(count: int, order_seed: int, order: Order = "seeded") -> np.ndarray:
+    """The classes, int64 (count,), in the order of their tasks."""
+    if order == "seeded":
+        return permutation(count, order_seed, "class_order")
+    return _drawn_at_once(count, RELEASED_ORDER_SEED if order == "cassle" else order_seed)
+
+
+def split_order(count: int, split_seed: int, order: Order = "seeded") -> np.ndarray:
+    """The training images, int64 (count,), of whose order the shards of data_il are parts."""
+    if order == "seeded":
+        return permutation(count, split_seed, "data_split")
+    return _drawn_at_once(count, RELEASED_SPLIT_SEED)
+
+
+def _drawn_at_once(count: int, seed: int) -> np.ndarray:
+    """What torch.randperm gives right after torch.manual_seed."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+def _check_released(name: str, dataset: Dataset, tasks: int | None, domain_order: Sequence[str], order: Order) -> None:
+    """Raises UserError for what the released programs cannot be asked."""
+    count = len(dataset.classes)
+    parts = min(DEFAULT_TASKS, count) if tasks is None else tasks
+    if name == "class_il" and parts <= count and count % parts:
+        raise UserError(
+            f"data.order {order}: {parts} tasks do not divide the {count} classes of {dataset.name}, as the released "
+            "code requires (data.order seeded takes any number)"
+        )
+    if name == "domain_il" and domain_order:
+        raise UserError(f"data.order {order} has its own order of domains: leave data.domains out, or order seeded")
+    if name == "domain_il" and set(dataset.domains) != set(RELEASED_DOMAINS):
+        raise UserError(
+            f"data.order {order}: the published order is {', '.join(RELEASED_DOMAINS)}, but {dataset.name} has "
+            f"{', '.join(dataset.domains) or 'no domains'} (data.order seeded takes any)"
+        )
+
+
+def _class_il(dataset: Dataset, tasks: int | None, order: np.ndarray) -> list[Task]:
+    """The classes in `tasks` parts of the order; where they do not divide, the first get one more."""
     count = len(dataset.classes)
     tasks = min(DEFAULT_TASKS, count) if tasks is None else tasks
     if tasks > count:
         raise UserError(f"class_il: {tasks} tasks, but {dataset.name} has {count} classes")
     made = []
-    for index, part in enumerate(np.array_split(permutation(count, order_seed, "class_order"), tasks)):
+    for index, part in enumerate(np.array_split(order, tasks)):
         train, test = (np.flatnonzero(np.isin(split.labels, part)) for split in (dataset.train, dataset.test))
         classes = tuple(int(label) for label in part)
         made.append(Task(index, _joined([dataset.classes[label] for label in classes]), train, test, classes, None))
     return made
 
 
-def _data_il(dataset: Dataset, tasks: int | None, split_seed: int) -> list[Task]:
+def _data_il(dataset: Dataset, tasks: int | None, order: np.ndarray) -> list[Task]:
     """Equal shards of a permutation of the training images, the remainder in the first; all test images."""
     count = len(dataset.train.images)
     tasks = DEFAULT_TASKS if tasks is None else tasks
     if tasks > count:
         raise UserError(f"data_il: {tasks} tasks, but {dataset.name} has {count} training images")
-    order = permutation(count, split_seed, "data_split")
     first = count // tasks + count % tasks
     bounds = [first + index * (count // tasks) for index in range(tasks - 1)]
     test = np.arange(len(dataset.test.images), dtype=np.int64)

@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
+from bench.data.arrays import Stats, normalisation_of, statistics
 from bench.data.datasets import load
 from bench.data.scenarios import Scenario, Task, build
+from bench.engine.online import PROBE as ONLINE
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.evaluate.probes import PROBES, probe_names, settings_of
@@ -85,7 +87,14 @@ class PlannedRun:
 
     def expected_probes(self) -> list[str]:
         """Names under which this run's accuracies are recorded."""
-        return [n for p in self.probes for n in probe_names(p.name, p.config, self.config.scenario)]
+        names = [n for p in self.probes for n in probe_names(p.name, p.config, self.config.scenario)]
+        return [*names, *(p.name for p in online_probes(self.config))]
+
+
+def online_probes(run: RunConfig) -> tuple[Probe, ...]:
+    """The classifier trained beside the encoder as a probe of every stage that trains; empty where there is none."""
+    online = run.settings.online
+    return (Probe(ONLINE, online, 0),) if online.run else ()
 
 
 @dataclass
@@ -142,6 +151,7 @@ def _scenario(sequence: _Sequence, loading: _Loading) -> Scenario:
         order_seed=sequence.order,
         split_seed=sequence.split,
         domain_order=data.domains,
+        order=data.order,
     )
 
 
@@ -156,6 +166,11 @@ def input_size(run: RunConfig, scenario: Scenario) -> int:
     native = native_size(run.settings.encoder)
     height, width = scenario.dataset.train.images.shape[1:3]
     return run.settings.data.image_size or native or min(height, width)
+
+
+def input_statistics(run: RunConfig, scenario: Scenario) -> Stats:
+    """Mean and standard deviation per channel that the encoder's input is normalised by."""
+    return statistics(run.settings.data.normalisation, scenario.dataset)
 
 
 def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True) -> Plan:
@@ -203,6 +218,18 @@ def _check_sizes(planned: PlannedRun, scenario: Scenario) -> None:
         raise UserError(f"{run.objective}.queue {queue} is smaller than train.batch {batch}: use at least that")
     if batch < 2:
         raise UserError("train.batch must be at least 2")
+    _check_groups(run.settings.train.device_groups, batch)
+    input_statistics(run, scenario)
+
+
+def _check_groups(groups: int, batch: int) -> None:
+    fitting = [count for count in range(1, batch // 2 + 1) if batch % count == 0]
+    if groups not in fitting:
+        close = min(fitting, key=lambda count: abs(count - groups))
+        raise UserError(
+            f"train.device_groups {groups} does not divide train.batch {batch} into groups of 2 or more: "
+            f"the nearest that does is {close}"
+        )
 
 
 @lru_cache
@@ -222,12 +249,17 @@ def _identity(run: RunConfig, scenario: Scenario) -> tuple[dict[str, Any], dict[
         "order": seeds.order,
         "split": seeds.split,
     }
+    if settings.data.order != "seeded":
+        base["drawn"] = settings.data.order
     model = {
         "encoder": lean(settings.encoder),
         "size": input_size(run, scenario),
         "numerics": lean(settings.numerics),
         "init": seeds.init,
     }
+    normalisation = normalisation_of(settings.data.normalisation, scenario.dataset)
+    if normalisation != "dataset":
+        model["normalisation"] = normalisation
     return base, model
 
 
@@ -245,10 +277,12 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         Stage(digest([base, model, "init"]), "init", -1, None, run),
         *_trained_stages(run, scenario),
     ]
-    stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
+    online = online_probes(run)
+    stages = [replace(s, probes=frozenset(probes + (online if s.trains else ()))) for s in stages]
     last = len(scenario.tasks) - 1
-    setting = {"base": [scenario.source, settings.data.domains], **model, "train": lean(settings.train)}
-    setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment)}
+    drawn = [base["drawn"]] if "drawn" in base else []
+    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "train": lean(settings.train)}
+    setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment), **_online(run)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -283,14 +317,21 @@ def _trained_stages(run: RunConfig, scenario: Scenario) -> list[Stage]:
 def _first_task(run: RunConfig) -> dict[str, Any]:
     """What task 0 depends on beside data and encoder: no strategy, and nothing that only later tasks read."""
     own = {n: v for n, v in run.objective_hparams.items() if not n.startswith(("distill_", "pseudo_"))}
-    train = {n: v for n, v in lean(run.settings.train).items() if n != "teacher_bn"}
+    unread = {"teacher_bn"} if registry.get("objective", run.objective).momentum else {"teacher_bn", "ema_skip_first"}
+    train = {n: v for n, v in lean(run.settings.train).items() if n not in unread}
     return {
         "objective": [run.objective, own],
         "train": train,
         "optim": lean(run.settings.optim),
         "augment": lean(run.settings.augment),
         "seeds": [run.seeds.data, run.seeds.augment],
+        **_online(run),
     }
+
+
+def _online(run: RunConfig) -> dict[str, Any]:
+    """The classifier trained beside the encoder, as part of keys; nothing where there is none."""
+    return {"online": lean(run.settings.online)} if run.settings.online.run else {}
 
 
 def _later_tasks(run: RunConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bench.engine.environment import environment
-from bench.engine.plan import PlannedRun, Probe
+from bench.engine.plan import PlannedRun, Probe, online_probes
 from bench.engine.store import Store, read_json
 from bench.evaluate.probes import label
 
@@ -129,7 +129,8 @@ def sync_record(run: PlannedRun, store: Store) -> int:
 
 def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[dict[str, Any]] | None:
     facts = store.facts(key)
-    results = [probe_rows(store, key, probe) for probe in run.probes]
+    probes = run.probes + (online_probes(run.config) if task >= 0 else ())
+    results = [probe_rows(store, key, probe) for probe in probes]
     if facts is None or any(found is None for found in results):
         return None
     rows: list[dict[str, Any]] = []

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.config import RunConfig
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine.checkpoint import load_tensors, restore_training_state, save_tensors, training_state
 from bench.engine.environment import code_hash, environment
-from bench.engine.plan import Stage, input_size, is_done, scenario_of
+from bench.engine.online import PROBE as ONLINE
+from bench.engine.online import Online, online_rows
+from bench.engine.plan import Stage, input_size, input_statistics, is_done, scenario_of
 from bench.engine.store import Store, write_json
 from bench.engine.train import Diverged, Progress, Views, train_task
 from bench.evaluate.features import Features, all_features, encode_split, pixels, project, watch
@@ -111,6 +113,8 @@ def _probe(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
     for probe in sorted(missing, key=lambda p: p.key):
         emit({"stage": stage.key, "phase": f"probe {probe.name}"})
         work = partial(run_probe, probe.name, probe.config, features, stage.run.scenario, tasks, probe.seed)
+        if probe.name == ONLINE:
+            work = partial(online_rows, load_tensors(store.online(stage.key))[0], features, tasks)
         rows = clock.run("probes", work)
         write_json(store.probe(stage.key, probe.key), {"rows": rows})
 
@@ -136,6 +140,7 @@ def build_learner(run: RunConfig, scenario: Scenario, task: int, plain: bool = F
         strategy,
         precision="fp32" if plain else settings.numerics.precision,
         teacher_bn=settings.train.teacher_bn,
+        device_groups=settings.train.device_groups,
         plain=plain,
     ).to(settings.numerics.device)
     if plain:
@@ -168,20 +173,32 @@ def _train(
         learner.load_carried_state(load_tensors(store.model(stage.key))[0])
         return samples
     images = TaskImages(data.train.images, rows, run.settings.numerics.device)
-    views = Views(images, run.settings, run.seeds, stage.task, input_size(run, scenario), (data.mean, data.std))
+    size, stats = input_size(run, scenario), input_statistics(run, scenario)
+    views = Views(images, run.settings, run.seeds, stage.task, size, stats)
+    online = Online(learner, views, scenario) if run.settings.online.run else None
     if stage.parent is not None:
         learner.load_carried_state(load_tensors(store.model(stage.parent))[0])
     optimizer = build_optimizer(learner, run.settings.optim, learner.constant_lr)
     start = 0
     if store.partial(stage.key).exists():
-        state, note = load_tensors(store.partial(stage.key))
-        restore_training_state(learner, optimizer, state)
+        saved, note = load_tensors(store.partial(stage.key))
+        restore_training_state(learner, optimizer, saved)
+        if online is not None:
+            online.restore(saved)
         start = int(note["step"])
         clock.seconds.update(note["seconds"])
-    elif stage.task > 0:
+    elif stage.parent is not None:
         start_task(learner, run, scenario, stage.task)
-    saver = _Saver(stage, store, learner, optimizer, clock, save_every, emit)
-    train_task(learner, optimizer, views, run.settings, start, saver)
+        if online is not None:
+            online.carry_on(load_tensors(store.online(stage.parent))[0])
+
+    def state() -> dict[str, Tensor]:
+        return training_state(learner, optimizer) | ({} if online is None else online.training_state())
+
+    saver = _Saver(stage, store, state, clock, save_every, emit)
+    train_task(learner, optimizer, views, run.settings, start, saver, online)
+    if online is not None:
+        save_tensors(store.online(stage.key), online.carried_state())  # first, as the model's presence ends the task
     save_tensors(store.model(stage.key), learner.carried_state())
     return samples
 
@@ -203,13 +220,12 @@ class _Saver:
         self,
         stage: Stage,
         store: Store,
-        learner: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        state: Callable[[], dict[str, Tensor]],
         clock: Clock,
         save_every: float,
         emit: Emit,
     ) -> None:
-        self.stage, self.store, self.learner, self.optimizer = stage, store, learner, optimizer
+        self.stage, self.store, self.state = stage, store, state
         self.clock, self.save_every, self.emit = clock, save_every, emit
         self.last = self.saved = self.said = time.perf_counter()
         self.said_step: int | None = None
@@ -227,13 +243,11 @@ class _Saver:
             self.said, self.said_step = now, progress.step
         if now - self.saved >= self.save_every and progress.step < progress.steps:
             note = {"step": progress.step, "seconds": seconds}
-            save_tensors(self.store.partial(self.stage.key), training_state(self.learner, self.optimizer), note)
+            save_tensors(self.store.partial(self.stage.key), self.state(), note)
             self.saved = time.perf_counter()
 
 
 def _features(learner: Learner, run: RunConfig, scenario: Scenario) -> Features:
-    data, size = scenario.dataset, input_size(run, scenario)
-    x: list[Tensor] = [
-        encode_split(learner, learner.encoder, split, size, (data.mean, data.std)) for split in (data.train, data.test)
-    ]
+    data, size, stats = scenario.dataset, input_size(run, scenario), input_statistics(run, scenario)
+    x: list[Tensor] = [encode_split(learner, learner.encoder, split, size, stats) for split in (data.train, data.test)]
     return all_features(scenario, *x)

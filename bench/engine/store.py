@@ -46,6 +46,10 @@ class Store:
         """Training state inside a stage."""
         return self.stage(key) / "partial.safetensors"
 
+    def online(self, key: str) -> Path:
+        """The classifier trained beside the encoder, at the end of a stage."""
+        return self.stage(key) / "online.safetensors"
+
     def features(self, key: str) -> Path:
         """Cached features of a stage."""
         return self.stage(key) / "features.safetensors"

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from bench.config import Seeds, Settings
 from bench.data import augment
+from bench.data.arrays import Stats
 from bench.data.images import TaskImages
 from bench.models.learner import Learner
 from bench.models.optim import learning_rate, set_learning_rate
 from bench.seeding import generator, permutation, seed_of
 from methods.base import StepContext
 
-Stats = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation per channel."""
+Observer = Callable[[int, int], None]
+"""Sees the networks between a step's gradients and its update: (step, steps of the task)."""
 
 
 class Diverged(Exception):
@@ -42,7 +43,7 @@ class Views:
     def __init__(
         self, images: TaskImages, settings: Settings, seeds: Seeds, task: int, size: int, stats: Stats
     ) -> None:
-        self.images, self.recipes = images, (settings.augment.view1, settings.augment.view2)
+        self.settings, self.images, self.recipes = settings, images, (settings.augment.view1, settings.augment.view2)
         self.seeds, self.task, self.size, self.stats = seeds, task, size, stats
         self.batch, self.epochs = settings.train.batch, settings.train.epochs
         self.epoch = -1
@@ -66,7 +67,7 @@ class Views:
         self.epoch = epoch
         self.order = self._order(epoch)
         self.draws = [
-            self._draw(recipe, len(self.images), generator(self.seeds.augment, "augment", self.task, epoch, view))
+            self.draw(recipe, len(self.images), generator(self.seeds.augment, "augment", self.task, epoch, view))
             for view, recipe in enumerate(self.recipes)
         ]
 
@@ -83,12 +84,13 @@ class Views:
         elif self.epoch + 1 < self.epochs:
             self.images.read_ahead(self._order(self.epoch + 1)[self._part(0)])
 
-    def _draw(self, recipe: augment.View, count: int, rng: torch.Generator) -> augment.Draw:
+    def draw(self, recipe: augment.View, count: int, rng: torch.Generator) -> augment.Draw:
+        """The numbers of `count` samples of images of this size."""
         return augment.draw(recipe, count, self.images.height, self.images.width, self.images.channels, rng)
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Two views of other images, e.g. remembered ones: uint8 (n, C, h, w) -> (2, n, C, S, S)."""
-        return self._apply(images, [self._draw(recipe, len(images), rng) for recipe in self.recipes])
+        return self._apply(images, [self.draw(recipe, len(images), rng) for recipe in self.recipes])
 
 
 def train_task(
@@ -98,18 +100,24 @@ def train_task(
     settings: Settings,
     start: int,
     after_step: Callable[[Progress], None],
+    observe: Observer | None = None,
 ) -> None:
     """Trains from step `start` to the end of the task; raises Diverged where the loss becomes NaN or infinite.
 
     Nothing but `learner`, `optimizer` and the step number carries over between steps, so that a checkpoint of those
-    three continues bit by bit. `after_step` is called after each.
+    three continues bit by bit. `after_step` is called after each, `observe` within.
     """
-    for progress in train_steps(learner, optimizer, views, settings, start):
+    for progress in train_steps(learner, optimizer, views, settings, start, observe):
         after_step(progress)
 
 
 def train_steps(
-    learner: Learner, optimizer: torch.optim.Optimizer, views: Views, settings: Settings, start: int
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    settings: Settings,
+    start: int,
+    observe: Observer | None = None,
 ) -> Iterator[Progress]:
     """The steps of `train_task`, one each time the next is asked for."""
     per_epoch = len(views.images) // settings.train.batch
@@ -117,8 +125,11 @@ def train_steps(
     steps = per_epoch * epochs
     reads_loss = 1 if views.images.device == "cpu" else 20
     devices: list[int] | None = [] if views.images.device == "cpu" else None
+    lag = int(settings.train.ema_skip_first)
     learner.train()
     for step in range(start, steps):
+        if step == start or step % per_epoch == 0:
+            learner.begin_epoch(step // per_epoch)
         began = time.perf_counter()
         batch = step_inputs(learner, views, step, per_epoch)
         augment_seconds = time.perf_counter() - began
@@ -133,8 +144,10 @@ def train_steps(
             output = learner(batch)
             optimizer.zero_grad()
             output.loss.backward()
+            if observe is not None:
+                observe(step, steps)
         optimizer.step()
-        learner.after_step(output, step / steps)
+        learner.after_step(output, max(0, step - lag) / steps, follow=step >= lag)
         loss = None
         if step % reads_loss == reads_loss - 1 or step == steps - 1:
             loss = float(output.loss.detach())

@@ -12,6 +12,7 @@ from bench.models.fold import folded
 from methods.base import Embeddings, Objective, Strategy
 from methods.contrast import Mode, using
 from methods.heads import ema_, per_view
+from methods.losses import device_groups
 
 
 class Output(NamedTuple):
@@ -38,6 +39,13 @@ class Teacher(nn.Module):
         self.compile_options: dict[str, Any] | None = None
         self._folded: list[nn.Module] = []  # a list hides the module from the state
         self.register_load_state_dict_post_hook(lambda teacher, _: teacher._folded.clear())
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """A folded copy would not know of statistics that move in training mode."""
+        super().train(mode)
+        if mode:
+            self._folded.clear()
+        return self
 
     @torch.no_grad()
     def copy_(self, encoder: nn.Module, projector: nn.Module) -> None:
@@ -69,9 +77,11 @@ class Learner(nn.Module):
     """Encodes both views once and hands embeddings to the method; precision, layout and processes end here.
 
     precision: `bf16` runs encoders under autocast and meets queues in bfloat16; heads and losses are float32 always.
-    teacher_bn: `eval` (running statistics) or `train` (those of the batch). gather: joins the features (2, n, F) of all
-    processes, with gradient. plain: contiguous layout, unfolded teacher and stored logits, as released code has them:
-    the same numbers up to rounding, to compare the speed with.
+    teacher_bn: `eval` (running statistics), `train` (those of the batch, which then move the running ones) or
+    `reference` (eval in the first epoch of a task, then train). device_groups: parts of the batch that losses look at
+    by themselves. gather: joins the features (2, n, F) of all processes, with gradient. plain: contiguous layout,
+    unfolded teacher and stored logits, as released code has them: the same numbers up to rounding, to compare the speed
+    with.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Learner(nn.Module):
         *,
         precision: str = "fp32",
         teacher_bn: str = "eval",
+        device_groups: int = 1,
         gather: Callable[[Tensor], Tensor] | None = None,
         plain: bool = False,
     ) -> None:
@@ -93,6 +104,7 @@ class Learner(nn.Module):
         needs_teacher = strategy is not None and strategy.teacher
         self.teacher = Teacher(encoder, objective.projector, None if plain else precision) if needs_teacher else None
         self.precision, self.teacher_bn, self.gather = precision, teacher_bn, gather
+        self.device_groups, self.epoch = device_groups, 0
         self.layout = torch.contiguous_format if plain else torch.channels_last
         self.contrast: Mode = "stored" if plain else "bf16" if precision == "bf16" else "exact"
         self.train()
@@ -101,8 +113,14 @@ class Learner(nn.Module):
         """Training mode of everything but the teacher, which `teacher_bn` decides."""
         super().train(mode)
         if self.teacher is not None:
-            self.teacher.train(mode and self.teacher_bn == "train")
+            in_batch = self.teacher_bn == "train" or (self.teacher_bn == "reference" and self.epoch > 0)
+            self.teacher.train(mode and in_batch)
         return self
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Tells which epoch of the task it is, from 0 on: the teacher's mode may follow it."""
+        self.epoch = epoch
+        self.train(self.training)
 
     @property
     def constant_lr(self) -> list[str]:
@@ -138,7 +156,7 @@ class Learner(nn.Module):
 
     def heads(self, h: Tensor, target: Tensor | None, teacher: Tensor | None) -> Output:
         """From the features (2, N, F) of the three encoders to the loss."""
-        with using(self.contrast):
+        with using(self.contrast), device_groups(self.device_groups):
             e = self.objective.embed(h, target)
             if self.strategy is None:
                 return Output(self.objective.loss(e), e, None)
@@ -154,10 +172,12 @@ class Learner(nn.Module):
         target, teacher = self.targets(prepared)
         return self.heads(self.features(prepared), target, teacher)
 
-    def after_step(self, output: Output, progress: float) -> None:
-        """Moves momentum networks, queues and memories; progress: fraction of the task done, in [0, 1]."""
-        if self.target is not None:
+    def after_step(self, output: Output, progress: float, follow: bool = True) -> None:
+        """Moves momentum networks, queues and memories; progress: fraction of the task done, in [0, 1]; follow: whether
+        momentum networks move."""
+        if self.target is not None and follow:
             ema_(self.target, self.encoder, self.objective.tau(progress))
+            self.objective.follow(progress)
         self.objective.after_step(output.embeddings, progress)
         if self.strategy is not None:
             self.strategy.after_step(output.embeddings, output.frozen)

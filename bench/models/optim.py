@@ -92,15 +92,29 @@ def build_optimizer(module: nn.Module, config: OptimConfig, constant: Iterable[s
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a cosine to `min_lr`, by step; both restart with each task.
+    """Linear warm-up, then a cosine to `min_lr`, by step or by epoch; both restart with each task.
 
-    Differs: the released code steps once per epoch and stays on the peak for two epochs (9 and 10).
+    By epoch as released: the warm-up reaches the peak in its last epoch, and the cosine begins with the next, so that
+    two epochs (9 and 10 of a warm-up of 10) have the peak.
     """
+    if config.schedule == "epoch":
+        return _rate_of_epoch(config, step // steps_per_epoch, steps // steps_per_epoch)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps)
     if step < warmup:
         start = min(config.warmup_start_lr, config.lr)
         return start + (config.lr - start) * step / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
+    return _cosine(config, (step - warmup) / max(1, steps - warmup))
+
+
+def _rate_of_epoch(config: OptimConfig, epoch: int, epochs: int) -> float:
+    warmup = int(config.warmup_epochs)
+    if epoch < warmup:
+        start = min(config.warmup_start_lr, config.lr)
+        return start + (config.lr - start) * epoch / max(1, warmup - 1)
+    return _cosine(config, (epoch - warmup) / max(1, epochs - warmup))
+
+
+def _cosine(config: OptimConfig, progress: float) -> float:
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 

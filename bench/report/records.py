@@ -21,6 +21,9 @@ KEYS: dict[str, tuple[str, ...]] = {
 # the machine may differ between the sessions that continue a run; its results may not
 FREE_OF_CONFIG = ("environment",)
 
+# trained beside the encoder: it has no accuracy on the network before any training
+ONLINE = "linear_online"
+
 # what the report calls the statuses of a run
 STATES = {"complete": "complete", "marked": "collapsed", "failed": "failed", "incomplete": "incomplete"}
 
@@ -79,7 +82,7 @@ class Run:
         collapse = "; ".join(f"collapsed after task {t}: {why}" for t, why in sorted(self.collapsed.items()))
         if self.status in ("complete", "marked"):
             return collapse
-        total = len(self.probes) * len(self.after) * self.tasks
+        total = len(self._expected())
         counted = f"{total - self._missing()} of {total} accuracy rows"
         return "; ".join(part for part in (*self.failures[-1:], counted, collapse) if part)
 
@@ -100,8 +103,13 @@ class Run:
         return np.array([[self.accuracy.get((probe, t, i), np.nan) for i in columns] for t in after])
 
     def _missing(self) -> int:
-        grid = ((p, t, i) for p in self.probes for t in self.after for i in range(self.tasks))
-        return sum(key not in self.accuracy for key in grid)
+        return sum(key not in self.accuracy for key in self._expected())
+
+    def _expected(self) -> list[tuple[str, int, int]]:
+        trained = [task for task in self.after if task >= 0]
+        return [
+            (p, t, i) for p in self.probes for t in (trained if p == ONLINE else self.after) for i in range(self.tasks)
+        ]
 
 
 def read_records(folder: Path) -> tuple[list[Run], list[str]]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from bench.config import RunConfig
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
-from bench.engine.plan import input_size
+from bench.engine.online import Online
+from bench.engine.plan import input_size, input_statistics
 from bench.engine.stage import build_learner, start_task
 from bench.engine.train import Diverged, Views, step_inputs, train_steps
 from bench.models.optim import build_optimizer
@@ -56,11 +57,12 @@ class Trial:
         self.learner.train()
         rows = scenario.tasks[min(task, len(scenario.tasks) - 1)].train
         images = TaskImages(scenario.dataset.train.images, rows, self.device)
-        self.stats = (scenario.dataset.mean, scenario.dataset.std)
+        self.stats = input_statistics(run, scenario)
         self.size = input_size(run, scenario)
         self.views = Views(images, self.settings, run.seeds, task, self.size, self.stats)
         self.optimizer = build_optimizer(self.learner, self.settings.optim, self.learner.constant_lr)
         self.per_epoch = len(images) // self.views.batch
+        self.online = Online(self.learner, self.views, scenario) if self.settings.online.run and not plain else None
         self._steps = self._endless()
         self._parts_step = 0
 
@@ -72,7 +74,7 @@ class Trial:
 
     def _endless(self) -> Iterator[object]:
         while True:
-            yield from train_steps(self.learner, self.optimizer, self.views, self.settings, 0)
+            yield from train_steps(self.learner, self.optimizer, self.views, self.settings, 0, self.online)
 
     def whole(self) -> None:
         """A step of the training loop, with everything in it; one whose loss is no number takes as long as any."""

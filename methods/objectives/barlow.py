@@ -12,8 +12,10 @@ from methods.losses import cross_correlation, negative_cosine
 class BarlowTwins(Objective):
     """Barlow Twins: the views' cross-correlation towards the identity (arXiv:2103.03230 eq. 1).
 
-    Pseudo-negatives repel by the cosine, not by a correlation, as released. Differs: statistics are those of the global
-    batch with a gradient of their own; the reference averages over GPUs outside autograd.
+    Pseudo-negatives repel by the cosine, not by a correlation, as released. Differs: statistics are those of the
+    global batch; in the reference of each GPU's share (`train.device_groups`), whose correlations it averages outside
+    autograd: on W GPUs its gradient, but not the cosine's, is 1 / W of the true one, as if `sycon.repel` were W times
+    as high.
     """
 
     name = "barlow"

@@ -13,8 +13,8 @@ class BYOL(Objective):
     """BYOL: predict the momentum network's projection of the other view (arXiv:2006.07733 eq. 2).
 
     The two views' losses are summed, distillation and distance are averaged, as released. Differs: the momentum
-    network moves after every step, where the reference skips the first of a task and uses the rate of the step before;
-    the rate follows the same cosine.
+    network moves after every step, where the reference skips the first of a task and uses the rate of the step before
+    (`train.ema_skip_first`).
     """
 
     name = "byol"

@@ -15,7 +15,7 @@ class MoCo(Objective):
 
     The loss is symmetric in the views and each view's keys have a queue of their own, as in the code of solo-learn,
     CaSSLe and PNR. Projections are unit vectors. Differs: the momentum network moves after every step, where the
-    reference skips the first of a task and uses the rate of the step before; the rate follows the same cosine.
+    reference skips the first of a task and uses the rate of the step before (`train.ema_skip_first`).
     """
 
     name = "moco"
@@ -87,7 +87,6 @@ class MoCo(Objective):
         return cosine_tau(hp.tau_start, hp.tau_end, progress)
 
     def after_step(self, e: Embeddings, progress: float) -> None:
-        """Momentum projector, then the batch's keys into the queue."""
-        super().after_step(e, progress)
+        """The batch's keys into the queue."""
         assert e.k is not None
         self.pool.push_(e.k)

@@ -14,9 +14,10 @@ unit = Unit()
 class SimCLR(Objective):
     """SimCLR: NT-Xent within the batch (arXiv:2002.05709 eq. 1).
 
-    Differs: negatives are the global batch. With pseudo-negatives the released code takes the distillation
-    temperature in both terms and leaves the positive of the distillation out of its own denominator; here the first
-    term keeps `temperature` (equal in all released scripts) and `pseudo_decoupled` says which form the second has.
+    Differs: negatives are the global batch, in the reference each GPU's share (`train.device_groups`). With
+    pseudo-negatives the released code takes the distillation temperature in both terms and leaves the positive of the
+    distillation out of its own denominator; here the first term keeps `temperature` (equal in all released scripts) and
+    `pseudo_decoupled` says which form the second has.
     """
 
     name = "simclr"

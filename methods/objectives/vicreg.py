@@ -14,8 +14,9 @@ class VICReg(Objective):
     """VICReg: invariance, variance and covariance (arXiv:2105.04906 eq. 6).
 
     Differs: the variance term is summed over the views, as in solo-learn, CaSSLe and PNR; the authors of VICReg
-    average it. Statistics are those of the global batch, in the reference of each GPU's share. Sy-CON's repelling term
-    needs a weight below the distillation's (25): from there on it has no lower bound.
+    average it (half of `variance`). Statistics are those of the global batch, in the reference of each GPU's share
+    (`train.device_groups`). Sy-CON's repelling term needs a weight below the distillation's (25): from there on it has
+    no lower bound.
     """
 
     name = "vicreg"

@@ -15,7 +15,8 @@ class SyCON(Strategy):
     are the negatives of the distillation. Others: what the frozen model makes of the other view is the
     pseudo-negative and repels g(z). Pools are read before the batch enters them. Differs: the two terms of the
     contrastive form have equal weight as released; `weight` lets them differ. The frozen model is in eval mode, as
-    PNR's on ImageNet-100 and DomainNet; on CIFAR-100 PNR's falls back to train mode after the first epoch of a task.
+    PNR's on ImageNet-100 and DomainNet; on CIFAR-100 PNR's falls back to train mode after the first epoch of a task
+    (`train.teacher_bn: reference`).
     """
 
     name = "sycon"

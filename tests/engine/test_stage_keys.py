@@ -72,6 +72,42 @@ def test_what_changes_training_changes_the_keys_of_all_tasks(keys, setting):
     assert plain[SECOND] != changed[SECOND]
 
 
+LATER = (
+    *("train.ema_skip_first=true", "train.device_groups=2", "optim.schedule=epoch"),
+    *("data.normalisation=imagenet", "data.order=pnr", "data.order=cassle"),
+)
+NEUTRAL = (
+    *("train.ema_skip_first=false", "train.device_groups=1", "optim.schedule=step", "data.normalisation=dataset"),
+    *("data.order=seeded", "online.run=false", "online.leak=true", "online.lr=2"),
+)
+
+
+@pytest.mark.parametrize("setting", NEUTRAL)
+def test_a_switch_at_its_default_is_in_no_key(keys, setting):
+    assert keys("sycon-byol", "--set", setting) == keys("sycon-byol")
+
+
+@pytest.mark.parametrize("setting", LATER)
+def test_a_switch_changes_the_keys_of_all_tasks_and_the_setting(pictures, tmp_path, setting):
+    plain, changed = (
+        planned(*words(pictures, tmp_path, "sycon-byol", *more)).runs[0] for more in ((), ("--set", setting))
+    )
+    assert not set(plain.stages[FIRST:]) & set(changed.stages)
+    assert plain.setting != changed.setting
+    # Normalisation meets the random network too, an order even raw pixels, as it says whose images are in which task.
+    shared = {"data.normalisation=imagenet": 1}.get(setting, 0 if setting.startswith("data.") else 2)
+    assert [a == b for a, b in zip(plain.stages, changed.stages, strict=True)] == [i < shared for i in range(4)]
+
+
+def test_released_constants_share_the_keys_of_the_ones_they_stand_for(keys):
+    found = [keys("sycon-byol", "--set", f"data.normalisation={name}") for name in ("released", "imagenet_228")]
+    assert found[0] == found[1]
+
+
+def test_the_lag_of_momentum_networks_is_in_no_key_of_an_objective_without_them(keys):
+    assert keys("sycon-simclr") == keys("sycon-simclr", "--set", "train.ema_skip_first=true")
+
+
 def test_the_seed_changes_every_key_and_no_two_seeds_share_one(keys):
     zero, one, two = (keys("finetune-byol", "--seeds", seed) for seed in "012")
     assert len({*zero, *one, *two}) == 12
@@ -96,7 +132,10 @@ def test_the_network_leaves_raw_pixels_alone(keys):
     assert plain[INIT] != wide[INIT]
 
 
-@pytest.mark.parametrize("setting", ["sycon.repel=0.25", "sycon.weight=2", "sycon.hidden=8", "train.teacher_bn=train"])
+@pytest.mark.parametrize(
+    "setting",
+    ["sycon.repel=0.25", "sycon.weight=2", "sycon.hidden=8", "train.teacher_bn=train", "train.teacher_bn=reference"],
+)
 def test_what_only_later_tasks_read_leaves_the_first_task_alone(keys, setting):
     plain, changed = keys("sycon-byol"), keys("sycon-byol", "--set", setting)
     assert plain[: FIRST + 1] == changed[: FIRST + 1]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bench.config import OptimConfig
+from bench.errors import UserError
 from bench.models.optim import LARS, build_optimizer, learning_rate, set_learning_rate
 from tests.oracles import optim as oracle
 
@@ -227,3 +228,41 @@ def test_warm_up_may_take_a_fraction_of_an_epoch():
     found = rates(replace(CONFIG, warmup_epochs=0.5))
     assert found[2] == 0.6
     assert found[1] == pytest.approx((0.003 + 0.6) / 2)
+
+
+# --- by epoch, as released --------------------------------------------------------------------------------------------
+
+RELEASED = OptimConfig(lr=0.6, schedule="epoch")
+
+
+def epoch_rates(config, epochs):
+    """The rate of every step of a task."""
+    return [learning_rate(config, step, epochs * PER_EPOCH, PER_EPOCH) for step in range(epochs * PER_EPOCH)]
+
+
+def test_the_schedule_by_epoch_has_the_released_values():
+    found = epoch_rates(RELEASED, 500)[::PER_EPOCH]
+    golden = {0: 0.003, 1: 0.069333, 5: 0.334667, 100: 0.551426, 250: 0.309615, 499: 6e-6}
+    assert {epoch: round(found[epoch], 6) for epoch in golden} == golden
+    assert found[9] == found[10] == pytest.approx(0.6)
+    assert found[11] < 0.6
+
+
+def test_the_schedule_by_epoch_is_constant_within_an_epoch():
+    found = epoch_rates(RELEASED, 20)
+    assert all(len(set(found[first : first + PER_EPOCH])) == 1 for first in range(0, len(found), PER_EPOCH))
+    assert len(set(found)) == 19
+
+
+def test_the_schedule_by_epoch_without_warm_up_is_a_cosine_from_the_first_epoch():
+    found = epoch_rates(replace(RELEASED, warmup_epochs=0, min_lr=0.1), 8)[::PER_EPOCH]
+    assert found == pytest.approx([0.1 + 0.25 * (1 + np.cos(np.pi * epoch / 8)) for epoch in range(8)])
+
+
+def test_a_warm_up_of_one_epoch_by_epoch_stays_at_its_start():
+    assert epoch_rates(replace(RELEASED, warmup_epochs=1), 3)[::PER_EPOCH][:2] == pytest.approx([0.003, 0.6])
+
+
+def test_a_fraction_of_an_epoch_is_refused_where_the_rate_changes_by_epoch():
+    with pytest.raises(UserError, match=r"optim.warmup_epochs 0.5 must be whole under optim.schedule epoch"):
+        OptimConfig(schedule="epoch", warmup_epochs=0.5)
