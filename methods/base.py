@@ -119,6 +119,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         """The same family of loss between g(z) and the frozen model's projections, both (2, N, D); a scalar.
 
+        Where there is a `student_head`, student is what that makes of g(z), here and in `distance`.
         own, past: negatives of the current and of the frozen model (contrastive only; both or neither).
         """
         raise NotImplementedError
@@ -136,6 +137,10 @@ class Objective(nn.Module):
         """Mean distance of pairs (2, N, D) that pseudo-negatives push up; a scalar (non-contrastive only)."""
         raise NotImplementedError
 
+    def student_head(self) -> nn.Sequential:
+        """Layers, new each time, that end the student's branch of a distillation and learn with it; none by default."""
+        return nn.Sequential()
+
     def new_pool(self) -> Pool:
         """A fresh store of pseudo-negatives (`Queue` or `InBatch`; contrastive only)."""
         raise NotImplementedError
@@ -147,6 +152,12 @@ class Objective(nn.Module):
     def tau(self, progress: float) -> float:
         """Rate at which the momentum network keeps its old value; progress: fraction of the task done, in [0, 1]."""
         raise NotImplementedError
+
+    def on_task_start(self) -> None:
+        """Called once when a task >= 1 begins; values of the state may change, shapes may not."""
+
+    def before_step(self, progress: float) -> None:
+        """Called before each training step; progress: fraction of the task done, in [0, 1)."""
 
     def after_step(self, e: Embeddings, progress: float) -> None:
         """Moves what gradients do not: the momentum projector here, queues in subclasses."""
