@@ -86,6 +86,8 @@ class Objective(nn.Module):
         """Hyperparameters with the released CIFAR values as defaults."""
 
     projector: nn.Module
+    progress: float = 1.0
+    """Fraction of the task done as a training step begins; 1 outside of training."""
 
     def __init__(self, features: int, hparams: Any = None) -> None:
         """features: width F of the encoder's output; hparams: an instance of `Hparams`, or None for the defaults."""
@@ -155,9 +157,6 @@ class Objective(nn.Module):
 
     def on_task_start(self) -> None:
         """Called once when a task >= 1 begins; values of the state may change, shapes may not."""
-
-    def before_step(self, progress: float) -> None:
-        """Called before each training step; progress: fraction of the task done, in [0, 1)."""
 
     def after_step(self, e: Embeddings, progress: float) -> None:
         """Moves what gradients do not: the momentum projector here, queues in subclasses."""

@@ -113,8 +113,8 @@ def squared_covariance(z: Tensor) -> Tensor:
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Soft assignments of rows to prototypes of equal weight, arXiv:2006.09882 eq. 3 to 5, by Sinkhorn-Knopp.
 
-    scores: (..., N, K) -> the same shape, rows sum to 1. Each iteration gives the prototypes equal totals, then the rows.
-    In logarithms, since exp(scores / epsilon) may leave float32's range; totals that are the same everywhere cancel.
+    scores: (..., N, K) -> the same shape, rows sum to 1. Each iteration makes the totals of the prototypes equal, then
+    those of the rows. In logarithms, as exp(scores / epsilon) may leave float32's range.
     """
     log_q = scores / epsilon
     for _ in range(iterations):

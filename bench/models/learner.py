@@ -156,7 +156,7 @@ class Learner(nn.Module):
 
     def before_step(self, progress: float) -> None:
         """Tells the objective how much of the task is done, in [0, 1)."""
-        self.objective.before_step(progress)
+        self.objective.progress = progress
 
     def after_step(self, output: Output, progress: float) -> None:
         """Moves momentum networks, queues and memories; progress: fraction of the task done, in [0, 1]."""

@@ -13,26 +13,25 @@ unit = Unit()
 
 
 class SwAV(Objective):
-    """SwAV: predict the cluster assignment of one view from the other (arXiv:2006.09882 eq. 2), two views, no crops.
+    """SwAV: predict the cluster assignment of one view from the other (arXiv:2006.09882 eq. 1 and 2), without crops.
 
     Prototypes are weight-normalised (arXiv:1602.07868) with a learnt gain, as in CaSSLe's code; `unit_prototypes` gives
-    the paper's unit vectors. Features of earlier batches of the task, one queue per view, join the assignment.
-    Distillation is CaSSLe's for SwAV (arXiv:2112.04215): the assignments of the frozen model by the prototypes as they
-    stood when the task began are predicted from g(z) by a new layer. Nobody has released Sy-CON for SwAV: `repel_weight`
-    and `distance`, whose bound keeps the repelling term from running away, are this project's choice.
-    Differs: thresholds are fractions of a task where the reference counts epochs (50 and 2 of 500).
+    the paper's unit vectors. Features of earlier batches of the task join the assignment, in a queue for each view.
+    Distillation is CaSSLe's for SwAV (arXiv:2112.04215): a new layer on g(z) predicts the assignments of the frozen
+    model, by the prototypes as they stood when the task began. Sy-CON was not released for SwAV: `distance`, bounded so
+    that repelling cannot run away, and its weight are this project's choice. Differs: `queue_start` and `freeze` are
+    fractions of a task where the reference counts epochs (50 and 2 of 500).
     """
 
     name = "swav"
     repel_weight = 0.5
-    progress = 1.0  # queue and prototypes are in use unless a step says that it is too early
 
     @dataclass(frozen=True)
     class Hparams:
         """hidden, output: widths of the projector; prototypes: their number; unit_prototypes: without gain;
-        temperature, distill_temperature: > 0; epsilon, iterations: of Sinkhorn, > 0; queue: features per view;
-        queue_start, freeze: fractions of each task, in [0, 1], from which on the queue is used (1: never) and until
-        which the prototypes stay. Released CIFAR values of CaSSLe."""
+        temperature, distill_temperature, epsilon: > 0; iterations: of Sinkhorn; queue: features per view; queue_start,
+        freeze: fractions of each task, in [0, 1], from which on the queue is used (1: never) and before which the
+        prototypes stay as they are. Released CIFAR values of CaSSLe."""
 
         hidden: int = 2048
         output: int = 128
@@ -67,10 +66,6 @@ class SwAV(Objective):
         """Freezes a copy of the prototypes and empties the queues."""
         self.frozen.copy_(self.prototypes.weight())
         self.queue.zero_()
-
-    def before_step(self, progress: float) -> None:
-        """Says how far the task is."""
-        self.progress = progress
 
     def embed(self, h: Tensor, target: Tensor | None = None) -> Embeddings:
         """h: (2, N, F) -> projections, not normalised."""
