@@ -73,10 +73,11 @@ _AT_LEAST_ONE = (
     "k",
     "output",
     "queue",
+    "prototypes",
     "memory",
 )
-_POSITIVE = ("lr", "temperature", "alpha", "distill_temperature", "eta")
-_UNIT = ("_prob", "tau_start", "tau_end", "momentum")
+_POSITIVE = ("lr", "temperature", "alpha", "distill_temperature", "eta", "epsilon")
+_UNIT = ("_prob", "tau_start", "tau_end", "momentum", "queue_start", "freeze")
 _AT_MOST = {"image_size": 4096, "width": 1024, "stem_padding": 16, "threads": 256}
 _HUGE = 1_000_000_000
 

@@ -86,6 +86,8 @@ class Objective(nn.Module):
         """Hyperparameters with the released CIFAR values as defaults."""
 
     projector: nn.Module
+    progress: float = 1.0
+    """Fraction of the task done as a training step begins; 1 outside of training."""
 
     def __init__(self, features: int, hparams: Any = None) -> None:
         """features: width F of the encoder's output; hparams: an instance of `Hparams`, or None for the defaults."""
@@ -119,6 +121,7 @@ class Objective(nn.Module):
     ) -> Tensor:
         """The same family of loss between g(z) and the frozen model's projections, both (2, N, D); a scalar.
 
+        Where there is a `student_head`, student is what that makes of g(z), here and in `distance`.
         own, past: negatives of the current and of the frozen model (contrastive only; both or neither).
         """
         raise NotImplementedError
@@ -136,6 +139,10 @@ class Objective(nn.Module):
         """Mean distance of pairs (2, N, D) that pseudo-negatives push up; a scalar (non-contrastive only)."""
         raise NotImplementedError
 
+    def student_head(self) -> nn.Sequential:
+        """Layers, new each time, that end the student's branch of a distillation and learn with it; none by default."""
+        return nn.Sequential()
+
     def new_pool(self) -> Pool:
         """A fresh store of pseudo-negatives (`Queue` or `InBatch`; contrastive only)."""
         raise NotImplementedError
@@ -151,6 +158,9 @@ class Objective(nn.Module):
     def follow(self, progress: float) -> None:
         """Moves the momentum projector, where there is one, towards the online one."""
         ema_(self.target_projector, self.projector, self.tau(progress))
+
+    def on_task_start(self) -> None:
+        """Called once when a task >= 1 begins; values of the state may change, shapes may not."""
 
     def after_step(self, e: Embeddings, progress: float) -> None:
         """Moves what else gradients do not: queues."""

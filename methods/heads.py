@@ -46,6 +46,25 @@ def per_view(head: nn.Module, x: Tensor) -> Tensor:
     return rows.unflatten(0, x.shape[:2])
 
 
+class Prototypes(nn.Module):
+    """Scores against K weight-normalised prototypes without bias: gain_k * v_k / |v_k| (arXiv:1602.07868)."""
+
+    def __init__(self, dim: int, count: int, gain: bool = True) -> None:
+        """gain: learnt, at first the length of v as a Linear starts; without it prototypes are unit vectors."""
+        super().__init__()
+        self.direction = nn.Linear(dim, count, bias=False).weight
+        self.gain = nn.Parameter(self.direction.detach().norm(dim=1, keepdim=True)) if gain else None
+
+    def weight(self) -> Tensor:
+        """(K, D), with gradient."""
+        rows = F.normalize(self.direction, dim=1)
+        return rows if self.gain is None else self.gain * rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, D) -> (N, K)."""
+        return x @ self.weight().T
+
+
 @torch.no_grad()
 def ema_(target: nn.Module, source: nn.Module, tau: float) -> None:
     """target <- tau * target + (1 - tau) * source, parameters only: BatchNorm buffers keep their own statistics."""

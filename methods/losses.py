@@ -166,3 +166,27 @@ def squared_covariance(z: Tensor) -> Tensor:
     centred = z - z.mean(0)
     c = centred.T @ centred / (len(z) - 1)
     return (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+
+
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments of rows to prototypes of equal weight, arXiv:2006.09882 eq. 3 to 5, by Sinkhorn-Knopp.
+
+    scores: (..., N, K) -> the same shape, rows sum to 1. Each iteration makes the totals of the prototypes equal, then
+    those of the rows. In logarithms, as exp(scores / epsilon) may leave float32's range.
+    """
+    log_q = scores / epsilon
+    for _ in range(iterations):
+        log_q = log_q - log_q.logsumexp(-2, keepdim=True)
+        log_q = log_q - log_q.logsumexp(-1, keepdim=True)
+    return log_q.exp()
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-sum_k targets_k log softmax(logits)_k, averaged over all rows; both (..., K)."""
+    return -(targets * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def hellinger(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Hellinger distance 1 - sum_k sqrt(p_k q_k) of p = softmax(a) and q = softmax(b), averaged over all rows;
+    range [0, 1]."""
+    return 1 - ((a.log_softmax(-1) + b.log_softmax(-1)) / 2).exp().sum(-1).mean()

@@ -103,6 +103,10 @@ def test_another_value_is_refused_by_what_the_field_takes(value, kind, message):
         ("augment.view1.blur_sigma", (0.1, float("inf"))),
         ("moco.hidden", 0),
         ("byol.predictor_hidden", 0),
+        ("swav.prototypes", 0),
+        ("swav.epsilon", 0.0),
+        ("swav.queue_start", 1.1),
+        ("swav.freeze", 1.1),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(key, value):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from methods.base import Embeddings, Objective, Strategy
+from methods.heads import per_view
 
 
 class {cls}(Strategy):
@@ -39,10 +40,14 @@ class {cls}(Strategy):
 
         weight: float = 1.0
 
+    def build(self, objective: Objective, image: tuple[int, int, int]) -> None:
+        """What the objective wants at the end of a distilled branch (for most: nothing)."""
+        self.head = objective.student_head()
+
     def loss(self, objective: Objective, e: Embeddings, frozen: Tensor | None) -> Tensor:
         """SSL loss + weight * the objective's distillation, without a predictor."""
         assert frozen is not None
-        return objective.loss(e) + self.hparams.weight * objective.distill(e.z, frozen)
+        return objective.loss(e) + self.hparams.weight * objective.distill(per_view(self.head, e.z), frozen)
 ''',
     "objective": '''"""{title}: one line on what it is."""
 

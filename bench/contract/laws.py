@@ -69,21 +69,22 @@ def check_every_hparam_matters(strategy: str, objective: str) -> None:
     unread = ignored(strategy, objective)
     for kind, name in (("strategy", strategy), ("objective", objective)):
         for field, value in small(registry.get(kind, name)).items():
-            changed = Trial.of(strategy, objective, {f"{kind}.{field}": _other(value)}).after(2)
-            if equal(reference, changed) != (field in unread):
+            changed = (Trial.of(strategy, objective, {f"{kind}.{field}": other}).after(2) for other in _others(value))
+            if all(equal(reference, state) for state in changed) != (field in unread):
                 verb = "is ignored but matters" if field in unread else "changes nothing"
                 raise Broken(f"{name}.{field} {verb}")
 
 
-def _other(value: Any) -> Any:
+def _others(value: Any) -> tuple[Any, ...]:
+    """Other values to try. Two of a number: a half that is a threshold may fall between the same two steps."""
     if isinstance(value, bool):
-        return not value
+        return (not value,)
     if isinstance(value, int):
-        return value // 2 if value > 1 else value + 1
+        return (value // 2 if value > 1 else value + 1,)
     if isinstance(value, float):
-        return value / 2 or 0.5
+        return (value / 2 or 0.5, (value + 1) / 2)
     if value is None:
-        return 0.37
+        return (0.37,)
     raise Broken(f"a hyperparameter may be a bool, an int, a float or None, not {value!r}")
 
 

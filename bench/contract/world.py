@@ -61,6 +61,7 @@ def _train(pair: Pair, rank: int, world: int) -> dict[str, Tensor]:
     for step in range(STEPS):
         set_learning_rate(optimizer, 0.05, 0.05)
         batch = views(step // 2, step % 2)
+        learner.before_step(step / STEPS)
         output = learner(batch.chunk(world, 1)[rank])
         optimizer.zero_grad()
         output.loss.backward()

@@ -141,6 +141,7 @@ def train_steps(
             torch.default_generator.manual_seed(seed)
             if views.images.device == "cuda":
                 torch.cuda.manual_seed_all(seed)
+            learner.before_step(step / steps)
             output = learner(batch)
             optimizer.zero_grad()
             output.loss.backward()

@@ -172,6 +172,10 @@ class Learner(nn.Module):
         target, teacher = self.targets(prepared)
         return self.heads(self.features(prepared), target, teacher)
 
+    def before_step(self, progress: float) -> None:
+        """Tells the objective how much of the task is done, in [0, 1)."""
+        self.objective.progress = progress
+
     def after_step(self, output: Output, progress: float, follow: bool = True) -> None:
         """Moves momentum networks, queues and memories; progress: fraction of the task done, in [0, 1]; follow: whether
         momentum networks move."""
@@ -191,9 +195,10 @@ class Learner(nn.Module):
             self.teacher.compile_encoder(**options)
 
     def start_task(self) -> None:
-        """The online network as it stands becomes the teacher."""
+        """The online network as it stands becomes the teacher, and the objective hears of the new task."""
         if self.teacher is not None:
             self.teacher.copy_(self.encoder, self.objective.projector)
+        self.objective.on_task_start()
 
     def carried_state(self) -> dict[str, Tensor]:
         """What passes from task to task: everything but the teacher, which the next task copies anew."""

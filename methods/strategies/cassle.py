@@ -30,7 +30,8 @@ class CaSSLe(Strategy):
     def build(self, objective: Objective, image: tuple[int, int, int]) -> None:
         """g: Linear - BatchNorm - ReLU - Linear, in and out as wide as the projections."""
         hp = self.hparams
-        self.predictor = mlp(objective.dim, hp.hidden, objective.dim, track=False)
+        g = mlp(objective.dim, hp.hidden, objective.dim, track=False)
+        self.predictor = g.extend(objective.student_head())
         self.weight = objective.distill_weight if hp.weight is None else hp.weight
 
     def loss(self, objective: Objective, e: Embeddings, frozen: Tensor | None) -> Tensor:

@@ -37,7 +37,8 @@ class SyCON(Strategy):
     def build(self, objective: Objective, image: tuple[int, int, int]) -> None:
         """g: Linear - BatchNorm - ReLU - Linear, and a pool of frozen projections where the objective contrasts."""
         hp = self.hparams
-        self.predictor = mlp(objective.dim, hp.hidden, objective.dim, track=False)
+        g = mlp(objective.dim, hp.hidden, objective.dim, track=False)
+        self.predictor = g.extend(objective.student_head())
         self.weight = objective.distill_weight if hp.weight is None else hp.weight
         self.repel = objective.repel_weight if hp.repel is None else hp.repel
         self.past: Pool | None = objective.new_pool() if objective.contrastive else None

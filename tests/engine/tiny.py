@@ -17,6 +17,7 @@ SIZES = {
     "simsiam": ("simsiam.hidden=16", "simsiam.output=16", "simsiam.predictor_hidden=16"),
     "barlow": ("barlow.hidden=16", "barlow.output=16"),
     "vicreg": ("vicreg.hidden=16", "vicreg.output=16"),
+    "swav": ("swav.hidden=16", "swav.output=16", "swav.prototypes=16", "swav.queue=32"),
     "cassle": ("cassle.hidden=16",),
     "sycon": ("sycon.hidden=16",),
     "lump": ("lump.memory=32",),

@@ -18,7 +18,8 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 def make(strategy, objective, **hparams):
     torch.manual_seed(0)
     cls = registry.get("objective", objective)
-    sizes = {"hidden": 8, "output": D, **({"queue": 7} if objective == "moco" else {})}
+    sizes = {"hidden": 8, "output": D, **({"queue": 7} if objective in ("moco", "swav") else {})}
+    sizes |= {"prototypes": 9} if objective == "swav" else {}
     o = cls(4, cls.Hparams(**sizes))
     torch.manual_seed(1)
     scls = registry.get("strategy", strategy)
@@ -93,7 +94,10 @@ def test_sycon_has_no_repelling_term_with_a_contrastive_objective(name):
 
 @pytest.mark.parametrize(
     ("name", "weight", "repel"),
-    [("moco", 1, 0), ("simclr", 1, 0), ("byol", 1, 0.5), ("simsiam", 1, 0.5), ("barlow", 1, 1), ("vicreg", 25, 23)],
+    [
+        *(("moco", 1, 0), ("simclr", 1, 0), ("byol", 1, 0.5), ("barlow", 1, 1), ("vicreg", 25, 23)),
+        *(("simsiam", 1, 0.5), ("swav", 1, 0.5)),  # no weight of their repelling term was released
+    ],
 )
 def test_terms_have_the_released_cifar_weights(name, weight, repel):
     _, cassle = make("cassle", name)
@@ -112,6 +116,9 @@ RELEASED = {
     "vicreg": {"hidden": 2048, "output": 2048, "invariance": 25, "variance": 25, "covariance": 1},
 }
 RELEASED["moco"] |= {"tau_start": 0.99, "tau_end": 0.999}
+RELEASED["swav"] = {"hidden": 2048, "output": 128, "prototypes": 3000, "unit_prototypes": False, "temperature": 0.1}
+RELEASED["swav"] |= {"epsilon": 0.05, "iterations": 3, "queue": 3840, "queue_start": 50 / 500, "freeze": 2 / 500}
+RELEASED["swav"] |= {"distill_temperature": 0.1}
 
 
 @every_objective

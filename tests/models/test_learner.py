@@ -81,6 +81,19 @@ def test_at_the_start_of_a_task_the_teacher_is_the_online_network():
     assert not torch.equal(learner.teacher.encoder.stem[0].weight, learner.encoder.stem[0].weight)
 
 
+@pytest.mark.parametrize("strategy", ["cassle", "finetune"])
+def test_an_objective_hears_of_new_tasks_and_of_how_far_each_is(strategy):
+    learner = make(strategy, "swav")
+    learner.before_step(0.3)
+    assert learner.objective.progress == 0.3
+    learner.after_step(learner(batch()), 0.3)
+    disturb_(learner.objective.prototypes)
+    assert learner.objective.queue.any()
+    learner.start_task()
+    assert not learner.objective.queue.any()
+    assert torch.equal(learner.objective.frozen, learner.objective.prototypes.weight())
+
+
 def test_frozen_projections_come_from_the_previous_online_network_not_the_momentum_one():
     learner = make(teacher_bn="train")
     disturb_(learner.target)

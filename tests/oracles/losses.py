@@ -113,6 +113,43 @@ def vicreg(z, invariance, variance, covariance):
     return invariance * mean_square(*z) + variance * hinges + covariance * squares
 
 
+def softmax(scores):
+    total = sum(exp(score) for score in scores)
+    return [exp(score) / total for score in scores]
+
+
+def cross_entropy(targets, logits):
+    return mean(
+        -sum(float(t) * log(p) for t, p in zip(row, softmax(scores), strict=True))
+        for row, scores in zip(targets, logits, strict=True)
+    )
+
+
+def sinkhorn(scores, epsilon, iterations):
+    """scores: (B, K); Q is (K, B): total 1, then in turns rows to 1/K and columns to 1/B, at last columns to 1."""
+    count, width = scores.shape
+    q = [[exp(float(scores[b][k]) / epsilon) for b in range(count)] for k in range(width)]
+    total = sum(map(sum, q))
+    q = [[x / total for x in row] for row in q]
+    for _ in range(iterations):
+        q = [[x / sum(row) / width for x in row] for row in q]
+        columns = [sum(row[b] for row in q) for b in range(count)]
+        q = [[row[b] / columns[b] / count for b in range(count)] for row in q]
+    return np.array([[row[b] * count for row in q] for b in range(count)])
+
+
+def swav_of_scores(scores, known, temperature, epsilon, iterations):
+    """scores, known: of the batch and of the queue, by view."""
+    both = [np.concatenate([scores[v], known[v]]) for v in (0, 1)]
+    assigned = [sinkhorn(view, epsilon, iterations)[: len(scores[0])] for view in both]
+    return mean(cross_entropy(assigned[1 - v], scores[v] / temperature) for v in (0, 1))
+
+
+def swav(z, queue, prototypes, temperature, epsilon, iterations):
+    scores, known = ([rows @ prototypes.T for rows in views] for views in ([unit(view) for view in z], queue))
+    return swav_of_scores(scores, known, temperature, epsilon, iterations)
+
+
 # --- CaSSLe: distillation between p = g(z) and the frozen f -----------------------------------------------------------
 
 
@@ -144,6 +181,21 @@ def predict_square(p, f):
 
 def decorrelate(p, f, off_diagonal, scale):
     return mean(barlow(p[v], f[v], off_diagonal, scale) for v in (0, 1))
+
+
+def knowledge(student, f, prototypes, temperature):
+    """student: scores (N, K) of the new prototypes, by view."""
+    targets = [[softmax(row / temperature) for row in unit(view) @ prototypes.T] for view in f]
+    return mean(cross_entropy(targets[v], student[v] / temperature) for v in (0, 1))
+
+
+def hellinger(student, f, prototypes, temperature):
+    total = 0.0
+    for scores, view in zip(student, f, strict=True):
+        for row, other in zip(scores / temperature, unit(view) @ prototypes.T / temperature, strict=True):
+            roots = (sqrt(p * q) for p, q in zip(softmax(row), softmax(other), strict=True))
+            total += (1 - sum(roots)) / (2 * len(scores))
+    return total
 
 
 # --- Sy-CON (PNR): the whole loss of a step ---------------------------------------------------------------------------
@@ -196,3 +248,9 @@ def sycon_barlow(z, p, f, off_diagonal, scale, weight, repel):
 def sycon_vicreg(z, p, f, invariance, variance, covariance, weight, repel):
     other_view = mean(mean_square(p[v], f[1 - v]) for v in (0, 1))
     return vicreg(z, invariance, variance, covariance) + weight * predict_square(p, f) - repel * other_view
+
+
+def sycon_swav(base, p, f, frozen, distill_temperature, weight, repel):
+    """base: the loss of SwAV itself."""
+    other_view = hellinger(p, f[::-1], frozen, distill_temperature)
+    return base + weight * knowledge(p, f, frozen, distill_temperature) - repel * other_view
