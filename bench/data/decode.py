@@ -51,11 +51,16 @@ class Decoded(NamedTuple):
     skipped: list[int]
 
 
-def square(image: Image.Image, shape: Shape) -> np.ndarray:
-    """The image resized (bicubic) to `size` at its shorter side, its centre: (size, size, channels) uint8."""
+def plain(image: Image.Image, channels: int) -> Image.Image:
+    """The image in 8-bit grey (1 channel) or RGB (3); 16-bit grey keeps its upper 8 bits."""
     if image.mode in _DEEP:
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("L" if shape.channels == 1 else "RGB")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def square(image: Image.Image, shape: Shape) -> np.ndarray:
+    """The image resized (bicubic) to `size` at its shorter side, its centre: (size, size, channels) uint8."""
+    image = plain(image, shape.channels)
     side = min(image.size)
     if image.size != (shape.size, shape.size):
         # One step instead of resize and crop: the same pixels, and a strip of 1 x 50,000 pixels stays small.
