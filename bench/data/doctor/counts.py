@@ -96,5 +96,6 @@ def _uneven(split: str, counts: Counter[str]) -> Iterable[Finding]:
     middle = median(counts.values())
     far = [f"{name} ({n:,})" for name, n in sorted(counts.items()) if not middle / 2 <= n <= 2 * middle]
     if far:
-        text = f"{split}: {several(len(far), 'class has', 'classes have')} less than half or more than twice the median of {middle:g}"
+        some = several(len(far), "class has", "classes have")
+        text = f"{split}: {some} less than half or more than twice the median of {middle:g}"
         yield Finding(NOTE, "counts", text, names=far)
