@@ -42,13 +42,15 @@ STYLES = {"ok": "green", "note": "yellow", "attention": "bold red"}
 
 @dataclass
 class Source:
-    """Where a dataset comes from. entries: lists its files anew at each call. expected: see `class_findings`."""
+    """Where a dataset comes from. entries: lists its files anew at each call. layout: of LAYOUTS, where the folders
+    alone say what there is. expected: see `class_findings`.
+    """
 
     root: Path
     entries: Callable[[], Iterable[Entry]]
     release: Release | None = None
     lists: list[ListFile] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
+    layout: str = ""
     expected: str = ""
 
 
@@ -62,7 +64,7 @@ def check(args: argparse.Namespace) -> int:
         if not path:
             raise UserError(f"dataset {args.name}: a path is missing, as in {layout}:PATH")
         root = Path(path).expanduser()
-        source = Source(root, lambda: stream(layout, root), empty=empty_folders(layout, root))
+        source = Source(root, lambda: stream(layout, root), layout=layout)
         record, findings = _files(source, args)
         release = None
     elif args.name in RELEASES and not colon:
@@ -94,7 +96,8 @@ def _files(source: Source, args: argparse.Namespace) -> tuple[Record, list[Findi
         record = examine_files(
             source.root, source.entries(), image_size=args.image_size, quick=args.quick, advance=advance
         )
-    findings = count_findings(record, source.release, source.empty)
+    empty = empty_folders(source.layout, source.root, record.counts.keys()) if source.layout else []
+    findings = count_findings(record, source.release, empty)
     if source.lists:
         findings += slip_findings(slips(source.lists))
     findings += class_findings(sorted(record.classes), source.expected)
