@@ -45,12 +45,14 @@ def load(
     image_size: int | None = None,
     skip_corrupt: bool = False,
     quiet: bool = False,
+    download: bool = True,
 ) -> Dataset:
     """The dataset of a name, of a folder, or of random pixels.
 
     out: where decoded folders, downloads and random pixels go (out/datasets). data_dir: where to look for files first.
     image_size: side in pixels to decode folders at (see `load_folder`); arrays keep theirs. skip_corrupt: leave
-    out image files that cannot be read. Raises UserError for an unknown name and for missing or broken data.
+    out image files that cannot be read. download: fetch what is not there, where that is possible.
+    Raises UserError for an unknown name and for missing or broken data.
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image size {image_size}: must be 1 or more")
@@ -71,32 +73,32 @@ def load(
     if spec not in _READERS:
         known = f"{layout}:PATH" if colon else spec
         raise UserError(f"unknown dataset '{spec}'{nearest(known, _CATALOGUE)}")
-    train, test, classes = _READERS[spec](data_dir, out / "datasets")
+    train, test, classes = _READERS[spec](data_dir, out / "datasets", download)
     return assemble(spec, train, test, classes)
 
 
 _Read = tuple[Split, Split, tuple[str, ...]]
 
 
-def _fashion_mini(data_dir: Path | None, downloads: Path) -> _Read:
+def _fashion_mini(data_dir: Path | None, downloads: Path, download: bool) -> _Read:
     train, test = (single_domain(*fashion_mini.read(split)) for split in ("train", "t10k"))
     return train, test, fashion_mini.CLASSES
 
 
-def _fashion_mnist(data_dir: Path | None, downloads: Path) -> _Read:
+def _fashion_mnist(data_dir: Path | None, downloads: Path, download: bool) -> _Read:
     folder = next(filter(_has_idx, _fashion_folders(data_dir, downloads)), None)
     if folder is None:
         from torchvision.datasets import FashionMNIST
 
         root = data_dir or downloads
+        given = data_dir or "--data-dir (not given)"
+        where = f"fashion_mnist: not in {given}, not in {DEBIAN_FASHION_MNIST} (Debian package dataset-fashion-mnist)"
+        if not download:
+            raise UserError(f"{where}; that package or the four files of {FashionMNIST.mirrors[0]} in it")
         try:
             FashionMNIST(str(root), download=True)
         except _DOWNLOAD_ERRORS as error:
-            given = data_dir or "--data-dir (not given)"
-            raise UserError(
-                f"fashion_mnist: not in {given}, not in {DEBIAN_FASHION_MNIST} (Debian package "
-                f"dataset-fashion-mnist), and torchvision's download failed ({_reason(error)})"
-            ) from error
+            raise UserError(f"{where}, and torchvision's download failed ({_reason(error)})") from error
         folder = root / "FashionMNIST" / "raw"
     splits = []
     for split in ("train", "t10k"):
@@ -118,8 +120,8 @@ def _has_idx(folder: Path) -> bool:
     return all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in IDX_NAMES)
 
 
-def _cifar(name: str) -> Callable[[Path | None, Path], _Read]:
-    def read(data_dir: Path | None, downloads: Path) -> _Read:
+def _cifar(name: str) -> Callable[[Path | None, Path, bool], _Read]:
+    def read(data_dir: Path | None, downloads: Path, download: bool) -> _Read:
         from torchvision.datasets import CIFAR10, CIFAR100
 
         source: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
@@ -128,10 +130,11 @@ def _cifar(name: str) -> Callable[[Path | None, Path], _Read]:
         root = next(held, roots[0])
         try:
             # The second call finds what the first has found or downloaded.
-            parts = [source(str(root), train=train, download=train) for train in (True, False)]
+            parts = [source(str(root), train=train, download=train and download) for train in (True, False)]
         except _DOWNLOAD_ERRORS as error:
+            failed = f" and its download failed ({_reason(error)})" if download else ""
             raise UserError(
-                f"{name}: not whole in {root} and its download failed ({_reason(error)}); "
+                f"{name}: not whole in {root}{failed}; "
                 f"put {source.filename} from {source.url} there, or {source.base_folder}/ out of it"
             ) from error
         train, test = (single_domain(part.data, np.array(part.targets)) for part in parts)
@@ -140,7 +143,7 @@ def _cifar(name: str) -> Callable[[Path | None, Path], _Read]:
     return read
 
 
-_READERS: dict[str, Callable[[Path | None, Path], _Read]] = {
+_READERS: dict[str, Callable[[Path | None, Path, bool], _Read]] = {
     "fashion_mini": _fashion_mini,
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar("cifar10"),

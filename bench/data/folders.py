@@ -3,11 +3,15 @@
 import fcntl
 import hashlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -15,14 +19,48 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.data.arrays import Dataset, Split, content_digest
-from bench.data.decode import NPY_HEADER, fitting_shape, write_images
-from bench.data.listing import Entry, class_folders, domain_folders
+from bench.data.build import NPY_HEADER, Below, Journal, growing, image_bytes, write_split
+from bench.data.decode import Shape, fitting_shape
+from bench.data.listing import Entry, Listing, class_folders, domain_folders
 from bench.errors import UserError
 from bench.files import write_atomic
 
 SCHEMA = 1  # of the cache: raised with any change to what is decoded or to how it is stored
 LAYOUTS = {"folder": class_folders, "domains": domain_folders}
 SPLITS = ("train", "test")
+THREADS = 8  # of decoding, where no number is given and as many cores are there
+_TOLD = 1 << 30  # bytes from which decoding says what it needs before it begins
+
+
+@dataclass(frozen=True)
+class Source:
+    """Image files to decode: `name` of the dataset they become, `layout` (part of the key), their folder and list;
+    side: in pixels of the stored squares, None: that of the files where all are square and equal, else 64."""
+
+    name: str
+    layout: str
+    root: Path
+    listing: Listing
+    side: int | None
+
+    @cached_property
+    def key(self) -> str:
+        """Names the cache of the decoded images."""
+        return cache_key(self.layout, self.listing.entries, self.side)
+
+    def shape(self) -> Shape:
+        """Of the decoded images, by the headers of the files."""
+        return fitting_shape((self.root / entry.path for entry in self.listing.entries), self.side)
+
+
+class How(NamedTuple):
+    """How images are decoded, which changes none of them; announce: say first what it needs, however little that is;
+    threads: None for one per core, at most 8."""
+
+    skip_corrupt: bool = False
+    quiet: bool = False
+    announce: bool = False
+    threads: int | None = None
 
 
 def load_folder(
@@ -40,30 +78,48 @@ def load_folder(
     side; None: that of the files where all are square and equal, else 64. Raises UserError for a folder not
     so laid out, a file that cannot be read (unless `skip_corrupt`) and a class without training images.
     """
-    entries = LAYOUTS[layout](root)
-    key = cache_key(layout, entries, image_size)
-    cache = out / "datasets" / key
-    manifest = read_manifest(cache, key)
+    return load_source(folder_source(layout, root, image_size), out, How(skip_corrupt, quiet))
+
+
+def folder_source(layout: str, root: Path, image_size: int | None) -> Source:
+    """The images of a folder, listed; see `load_folder`."""
+    listing = Listing(LAYOUTS[layout](root))
+    return Source(f"{layout}:{root.resolve().name}", layout, root, listing, image_size)
+
+
+def load_source(source: Source, out: Path, how: How) -> Dataset:
+    """The dataset of listed images, decoded where that has not been done; what a killed process has decoded counts."""
+    cache = cache_of(source, out)
+    manifest = read_manifest(cache, source.key)
     if manifest is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with _locked(cache / "lock"):
                 # Another process may have decoded it while this one waited for the lock.
-                manifest = read_manifest(cache, key)
+                manifest = read_manifest(cache, source.key)
                 if manifest is None:
-                    manifest = _fill(cache, key, root, entries, image_size, skip_corrupt, quiet)
+                    manifest = _fill(cache, source, how)
         except OSError as error:
             raise UserError(f"{cache}: the decoded images cannot be written ({error})") from error
-    if manifest["skipped"] and not skip_corrupt:
-        name = root / manifest["skipped"][0]
+    if manifest["skipped"] and not how.skip_corrupt:
+        name = source.root / manifest["skipped"][0]
         raise UserError(f"{name}: cannot be read as an image (--skip-corrupt leaves such files out)")
-    return _dataset(layout, root, cache, entries, manifest)
+    return _dataset(source, cache, manifest)
+
+
+def cache_of(source: Source, out: Path) -> Path:
+    """Where the decoded images lie, or will."""
+    return out / "datasets" / source.key
 
 
 def cache_key(layout: str, entries: Sequence[Entry], image_size: int | None) -> str:
     """16 hexadecimal digits over the listing (path, place, size, mtime), the image size and the schema."""
-    text = json.dumps([SCHEMA, layout, image_size, entries])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    hashed = hashlib.sha256(json.dumps([SCHEMA, layout, image_size])[:-1].encode())
+    hashed.update(b", [")
+    for position, entry in enumerate(entries):  # one by one: the text of a million would take as much memory again
+        hashed.update((", " * (position > 0) + json.dumps(entry)).encode())
+    hashed.update(b"]]")
+    return hashed.hexdigest()[:16]
 
 
 def read_manifest(cache: Path, key: str) -> dict[str, Any] | None:
@@ -81,67 +137,89 @@ def read_manifest(cache: Path, key: str) -> dict[str, Any] | None:
     return manifest
 
 
-def _fill(
-    cache: Path,
-    key: str,
-    root: Path,
-    entries: Sequence[Entry],
-    image_size: int | None,
-    skip_corrupt: bool,
-    quiet: bool,
-) -> dict[str, Any]:
+def _fill(cache: Path, source: Source, how: How) -> dict[str, Any]:
     """Decode both splits into the cache; its manifest last, without which nothing is taken for whole."""
-    manifest: dict[str, Any] = {"schema": SCHEMA, "key": key, "shape": {}, "sha256": {}, "skipped": []}
-    shape = fitting_shape([root / entry.path for entry in entries], image_size)
-    with _progress(root.name, len(entries), quiet) as advance:
+    manifest: dict[str, Any] = {"schema": SCHEMA, "key": source.key, "shape": {}, "sha256": {}, "skipped": []}
+    entries, journal = source.listing.entries, Journal(cache / "journal")
+    if journal.shape is None:
+        journal.begin(source.shape())
+    assert journal.shape is not None
+    _make_sure_of_room(cache, source, journal.shape, how)
+    with _progress(source.root.name, len(entries), how.quiet) as advance:
         for split in SPLITS:
             part = [entry.path for entry in entries if entry.split == split]
-            decoded = write_images(
+            decoded = write_split(
                 cache / f"{split}.npy",
-                [root / path for path in part],
-                shape,
-                skip_corrupt=skip_corrupt,
+                Below(source.root, part),
+                journal,
+                skip_corrupt=how.skip_corrupt,
+                threads=how.threads or min(THREADS, os.cpu_count() or 1),
                 advance=advance,
             )
             if not decoded.tally.images:
-                raise UserError(f"{root}: no readable {split} images")
-            manifest["shape"][split] = [decoded.tally.images, shape.size, shape.size, shape.channels]
+                raise UserError(f"{source.root}: no readable {split} images")
+            manifest["shape"][split] = [decoded.tally.images, journal.shape.size, *journal.shape]
             manifest["sha256"][split] = decoded.tally.sha256()
             manifest["skipped"] += [part[position] for position in decoded.skipped]
             if split == "train":
                 manifest["mean"], manifest["std"] = decoded.tally.moments()
     write_atomic(cache / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    journal.path.unlink()
     return manifest
 
 
-def _dataset(layout: str, root: Path, cache: Path, entries: Sequence[Entry], manifest: dict[str, Any]) -> Dataset:
+def decoded_bytes(source: Source, shape: Shape) -> int:
+    """What the decoded images take on disk."""
+    return len(source.listing.entries) * image_bytes(shape)
+
+
+def _make_sure_of_room(cache: Path, source: Source, shape: Shape, how: How) -> None:
+    """Says what decoding needs, and what is there; raises UserError where it does not suffice."""
+    needed = decoded_bytes(source, shape)
+    parts = [path for split in SPLITS for path in (cache / f"{split}.npy", growing(cache / f"{split}.npy"))]
+    there = sum(path.stat().st_size for path in parts if path.exists())
+    free = shutil.disk_usage(cache).free
+    side = f"{shape.size} x {shape.size} x {shape.channels}"
+    text = f"{source.name}: {len(source.listing.entries):,} images of {side} need {_size(needed)} in {cache}"
+    if there > NPY_HEADER:
+        text += f", of which {_size(min(there, needed))} may be there already"
+    text += f"; {_size(free)} are free"
+    if needed - there > free:
+        raise UserError(f"{text}: give --out on a larger disk or a smaller --image-size")
+    if not how.quiet and (how.announce or needed >= _TOLD):
+        print(text, file=sys.stderr)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
+
+
+def _dataset(source: Source, cache: Path, manifest: dict[str, Any]) -> Dataset:
     skipped = set(manifest["skipped"])
-    kept = [entry for entry in entries if entry.path not in skipped]
-    classes = sorted({entry.label for entry in entries})
-    domains = sorted({entry.domain for entry in entries if entry.domain})
+    kept = [entry for entry in source.listing.entries if entry.path not in skipped]
+    classes, domains = source.listing.classes, source.listing.domains
     missing = set(classes) - {entry.label for entry in kept if entry.split == "train"}
     if missing:
-        raise UserError(f"{root}: no training image of class {min(missing)}")
+        raise UserError(f"{source.root}: no training image of class {min(missing)}")
     splits = {}
     for split in SPLITS:
-        part = [entry for entry in kept if entry.split == split]
-        labels = np.array([classes.index(entry.label) for entry in part], dtype=np.int64)
-        places = np.array([domains.index(entry.domain) if domains else 0 for entry in part], dtype=np.int64)
+        labels, places = source.listing.columns([entry for entry in kept if entry.split == split])
         splits[split] = Split(np.load(cache / f"{split}.npy", mmap_mode="r"), labels, places)
-    note = f"{len(skipped)} unreadable images left out" if skipped else ""
-    if note:
-        print(f"{root}: {note}, the first {manifest['skipped'][0]}", file=sys.stderr)
+    notes = [source.listing.note]
+    if skipped:
+        notes.append(f"{len(skipped)} unreadable images left out")
+        print(f"{source.root}: {notes[-1]}, the first {manifest['skipped'][0]}", file=sys.stderr)
     hashes = [manifest["sha256"][split] for split in SPLITS]
     return Dataset(
-        name=f"{layout}:{root.resolve().name}",
+        name=source.name,
         train=splits["train"],
         test=splits["test"],
-        classes=tuple(classes),
-        domains=tuple(domains),
+        classes=classes,
+        domains=domains,
         mean=tuple(manifest["mean"]),
         std=tuple(manifest["std"]),
         digest=content_digest(splits["train"], splits["test"], hashes, classes, domains),
-        note=note,
+        note="; ".join(filter(None, notes)),
     )
 
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from bench.data.decode import SUFFIXES
 from bench.errors import UserError, nearest
@@ -23,22 +26,46 @@ class Entry(NamedTuple):
     mtime_ns: int
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files of a dataset; classes: their names in the order of the labels (empty: sorted); note: what a reader of
+    results must know of them."""
+
+    entries: Sequence[Entry]
+    classes: tuple[str, ...] = ()
+    note: str = ""
+    domains: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(sorted({entry.label for entry in self.entries})))
+        domains = {entry.domain for entry in self.entries if entry.domain}
+        object.__setattr__(self, "domains", tuple(sorted(domains)))
+
+    def columns(self, entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and domains of some of the files, both (n,) int64."""
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        domain_of = {name: place for place, name in enumerate(self.domains)} | {"": 0}
+        labels = np.fromiter((label_of[entry.label] for entry in entries), np.int64, len(entries))
+        return labels, np.fromiter((domain_of[entry.domain] for entry in entries), np.int64, len(entries))
+
+
 def class_folders(root: Path) -> list[Entry]:
     """The images of `root/<class>/..` with a split by hash, or of `root/train/<class>/..` and test (or val).
 
     Where both test and val are there, test is taken. Raises UserError for an empty or missing folder, a split
     without images, fewer than two classes, or a class in test that is not in train.
     """
-    root = _existing(root)
-    if not any(child.is_dir() for child in _children(root / "train")):
-        entries = list(_labelled(root, Path(), "", ""))
+    root = existing(root)
+    if not any(child.is_dir() for child in children(root / "train")):
+        entries = list(labelled(root, Path(), "", ""))
         _require(root, entries, "<class>/image")
         return entries
     held_out = next((name for name in ("test", "val") if (root / name).is_dir()), None)
     if held_out is None:
         raise UserError(f"{root}: holds train/ but neither test/ nor val/")
-    train = list(_labelled(root, Path("train"), "train", ""))
-    test = list(_labelled(root, Path(held_out), "test", ""))
+    train = list(labelled(root, Path("train"), "train", ""))
+    test = list(labelled(root, Path(held_out), "test", ""))
     _require(root / "train", train, "<class>/image")
     if not test:
         raise UserError(f"{root / held_out}: no images in class folders")
@@ -54,11 +81,11 @@ def domain_folders(root: Path) -> list[Entry]:
 
     Raises UserError for an empty or missing folder, fewer than two domains or fewer than two classes.
     """
-    root = _existing(root)
+    root = existing(root)
     entries = []
-    for domain in _children(root):
+    for domain in children(root):
         if domain.is_dir():
-            entries += list(_labelled(root, Path(domain.name), "", domain.name))
+            entries += list(labelled(root, Path(domain.name), "", domain.name))
     _require(root, entries, "<domain>/<class>/image")
     found = sorted({entry.domain for entry in entries})
     if len(found) < 2:
@@ -72,7 +99,8 @@ def split_of(path: str) -> str:
     return "test" if value < TEST_SHARE * 2**64 else "train"
 
 
-def _existing(root: Path) -> Path:
+def existing(root: Path) -> Path:
+    """The folder, links followed; raises UserError where there is none."""
     if not root.is_dir():
         raise UserError(f"{root}: {'is not a folder' if root.exists() else 'no such folder'}")
     return root.resolve()
@@ -86,10 +114,11 @@ def _require(root: Path, entries: list[Entry], layout: str) -> None:
         raise UserError(f"{root}: one class only ({labels[0]}); expected two or more as {root}/{layout}")
 
 
-def _labelled(root: Path, folder: Path, split: str, domain: str) -> Iterator[Entry]:
-    """The images below the class folders of root/folder; `split` "" means by hash."""
-    for child in _children(root / folder):
-        if child.is_dir():
+def labelled(root: Path, folder: Path, split: str, domain: str, only: Container[str] | None = None) -> Iterator[Entry]:
+    """The images below the class folders of root/folder; `split` "" means by hash; only: names of the classes to take,
+    None for all."""
+    for child in children(root / folder):
+        if (only is None or child.name in only) and child.is_dir():
             for path, status in _images(root, Path(child.path), (root / folder,)):
                 yield Entry(path, split or split_of(path), domain, child.name, status.st_size, status.st_mtime_ns)
 
@@ -104,7 +133,7 @@ def _images(root: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[tuple
     _stay(folder, real, root)
     if real in above:
         raise UserError(f"{folder}: a symbolic link to a folder that holds it")
-    for child in _children(folder):
+    for child in children(folder):
         path = Path(child.path)
         if child.is_dir():
             yield from _images(root, path, (*above, real))
@@ -121,7 +150,7 @@ def _stay(path: Path, real: Path, root: Path) -> None:
         raise UserError(f"{path}: a broken symbolic link")
 
 
-def _children(folder: Path) -> list[os.DirEntry[str]]:
+def children(folder: Path) -> list[os.DirEntry[str]]:
     """The folder's entries by name, without hidden ones (.cache, ._x.jpg); none if it is no folder."""
     if not folder.is_dir():
         return []

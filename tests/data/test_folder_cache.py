@@ -23,7 +23,7 @@ def refuse_to_decode(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(folders, "write_images", fail)
+    monkeypatch.setattr(folders, "write_split", fail)
 
 
 def test_a_second_load_decodes_nothing_and_gives_the_same_dataset(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_the_digest_follows_the_content_and_not_the_place_or_the_times(tmp_path)
 
 
 def test_the_statistics_are_those_of_the_train_images_over_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "_BATCH", 7)
+    monkeypatch.setattr(decode, "BATCH", 7)
     data = read(fill(tmp_path / "pets"), tmp_path)
     values = np.asarray(data.train.images, dtype=np.float64).reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, values.mean(0), rtol=1e-12)
@@ -103,12 +103,12 @@ def test_a_cache_that_is_not_whole_is_made_again(tmp_path, fault):
 def test_a_killed_decode_leaves_nothing_that_is_taken_for_whole(tmp_path):
     root = fill(tmp_path / "pets")
     program = (
-        "import sys, time; from pathlib import Path; from bench.data import decode, folders\n"
-        "decode._BATCH = 4\n"
+        "import sys, time; from pathlib import Path; from bench.data import build, decode, folders\n"
+        "decode.BATCH = 4\n"
         "def slow(*arguments, **options):\n"
         "    options['advance'] = lambda count: (print('.', flush=True), time.sleep(60))\n"
-        "    return decode.write_images(*arguments, **options)\n"
-        "folders.write_images = slow\n"
+        "    return build.write_split(*arguments, **options)\n"
+        "folders.write_split = slow\n"
         "folders.load_folder('folder', Path(sys.argv[1]), out=Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", program, str(root), str(tmp_path / "out")]
@@ -170,7 +170,7 @@ def test_skipped_files_are_counted_noted_and_said_once(tmp_path, capsys):
 
 
 def test_the_rest_keeps_its_labels_when_files_are_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "_BATCH", 5)
+    monkeypatch.setattr(decode, "BATCH", 5)
     root = fill(tmp_path / "pets")
     damaged = [f"dog/{index:02}.png" for index in range(20) if split_of(f"dog/{index:02}.png") == "train"][5:8]
     for name in damaged:

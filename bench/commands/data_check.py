@@ -1,0 +1,200 @@
+"""`data check`: the data doctor, on one dataset."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bench.data.arrays import Dataset
+from bench.data.datasets import catalogue, load
+from bench.data.doctor.counts import Row, count_findings, count_rows
+from bench.data.doctor.examine import Record, examine_arrays, examine_files, file_names
+from bench.data.doctor.findings import (
+    ATTENTION,
+    Finding,
+    all_names,
+    class_findings,
+    duplicate_findings,
+    file_findings,
+    slip_findings,
+)
+from bench.data.doctor.lists import ListFile, slips
+from bench.data.doctor.releases import RELEASES, Release
+from bench.data.doctor.variants import fingerprint
+from bench.data.doctor.walk import empty_folders, stream
+from bench.data.folders import LAYOUTS
+from bench.data.listing import Entry
+from bench.errors import UserError, nearest
+from bench.files import write_atomic
+
+SHOWN = 5  # names under a finding on the terminal; the JSON has all
+STYLES = {"ok": "green", "note": "yellow", "attention": "bold red"}
+
+
+@dataclass
+class Source:
+    """Where a dataset comes from. entries: lists its files anew at each call. layout: of LAYOUTS, where the folders
+    alone say what there is. expected: see `class_findings`.
+    """
+
+    root: Path
+    entries: Callable[[], Iterable[Entry]]
+    release: Release | None = None
+    lists: list[ListFile] = field(default_factory=list)
+    layout: str = ""
+    expected: str = ""
+
+
+def check(args: argparse.Namespace) -> int:
+    """Prints what is right and wrong with a dataset and writes it as JSON; 0: all well, 1: something is not.
+
+    Raises UserError for an unknown dataset or a folder that is not there.
+    """
+    layout, colon, path = args.name.partition(":")
+    if colon and layout in LAYOUTS:
+        if not path:
+            raise UserError(f"dataset {args.name}: a path is missing, as in {layout}:PATH")
+        root = Path(path).expanduser()
+        source = Source(root, lambda: stream(layout, root), layout=layout)
+        record, findings = _files(source, args)
+        release = None
+    elif args.name in RELEASES and not colon:
+        release = RELEASES[args.name]
+        try:
+            data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
+            dataset = load(args.name, out=args.out, data_dir=data_dir, download=False)
+        except UserError as error:
+            return _missing(args, str(error))
+        record, findings = _arrays(dataset, release)
+    else:
+        raise UserError(f"nothing to check for '{args.name}'{nearest(args.name, _checkable())}")
+    rows = count_rows(record, release)
+    target = args.out / f"data-check-{re.sub('[^A-Za-z0-9_.]+', '-', args.name).strip('-.')}.json"
+    _write(target, _content(args, record, rows, findings))
+    _print(args, record, rows, findings, target)
+    return int(any(each.level == ATTENTION for each in findings))
+
+
+def _checkable() -> list[str]:
+    return [name for name in catalogue() if not name.startswith("noise")]
+
+
+def _files(source: Source, args: argparse.Namespace) -> tuple[Record, list[Finding]]:
+    total = sum(1 for _ in source.entries())
+    if not total:
+        raise UserError(f"{source.root}: no images in it")
+    with _progress(args.name, total, args.quiet) as advance:
+        record = examine_files(
+            source.root, source.entries(), image_size=args.image_size, quick=args.quick, advance=advance
+        )
+    empty = empty_folders(source.layout, source.root, record.counts.keys()) if source.layout else []
+    findings = count_findings(record, source.release, empty)
+    if source.lists:
+        findings += slip_findings(slips(source.lists))
+    findings += class_findings(sorted(record.classes), source.expected)
+    findings += file_findings(record, args.quick)
+    findings += duplicate_findings(record, args.quick)
+    all_names(findings, lambda wanted: file_names(source.entries(), wanted, len(record.labels)))
+    return record, findings
+
+
+def _arrays(dataset: Dataset, release: Release) -> tuple[Record, list[Finding]]:
+    record = examine_arrays(dataset.train, dataset.test, dataset.classes)
+    findings = count_findings(record, release) + class_findings(list(dataset.classes))
+    findings += duplicate_findings(record, quick=False)
+    first = len(dataset.train.images)
+    all_names(findings, lambda wanted: {position: _position(position, first) for position in wanted})
+    return record, findings
+
+
+def _position(position: int, first_test: int) -> str:
+    return f"train[{position}]" if position < first_test else f"test[{position - first_test}]"
+
+
+def _missing(args: argparse.Namespace, why: str) -> int:
+    Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(why)}", highlight=False)
+    return 1
+
+
+def _content(args: argparse.Namespace, record: Record, rows: list[Row], findings: list[Finding]) -> dict[str, Any]:
+    classes: dict[str, dict[str, int]] = {}
+    for (split, domain, label), count in sorted(record.counts.items()):
+        classes.setdefault(label, {})[" ".join(filter(None, (domain, split)))] = count
+    return {
+        "dataset": args.name,
+        "quick": args.quick,
+        "images": len(record.labels),
+        "fingerprint": fingerprint(sorted(record.classes)),
+        "splits": [row._asdict() for row in rows],
+        "findings": [
+            {"level": each.level, "check": each.check, "text": each.text, "names": each.names} for each in findings
+        ],
+        "classes": classes,
+    }
+
+
+def _write(target: Path, content: dict[str, Any]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, (json.dumps(content, indent=1) + "\n").encode(errors="surrogateescape"))
+
+
+def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: list[Finding], target: Path) -> None:
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140
+    console.print(_count_table(args.name, record, rows))
+    if args.all:
+        console.print(_class_table(record))
+    for each in sorted(findings, key=lambda each: each.level != ATTENTION):
+        style = STYLES[each.level]
+        console.print(f"[{style}]{each.level:9}[/] {each.check:10} {escape(each.text)}", highlight=False)
+        for name in each.names[:SHOWN]:
+            console.print(f"{'':21} {escape(name)}", highlight=False)
+        if len(each.names) > SHOWN:
+            console.print(f"{'':21} and {len(each.names) - SHOWN:,} more", highlight=False)
+    wrong = sum(each.level == ATTENTION for each in findings)
+    verdict = f"{wrong} thing{'s' * (wrong > 1)} to look at" if wrong else "all is well"
+    console.print(f"{verdict}; everything by name in {target}", markup=False, highlight=False)
+
+
+def _count_table(name: str, record: Record, rows: list[Row]) -> Table:
+    table = Table(title=escape(f"{name}: {len(record.labels):,} images"), title_justify="left")
+    domains = any(row.domain for row in rows)
+    known = any(row.release is not None for row in rows)
+    for head in (*(["domain"] * domains), "split"):
+        table.add_column(head)
+    for head in ("images", *(["in the release"] * known), "classes", "per class: min", "median", "max"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        release = [f"{row.release:,}" if row.release is not None else ""] * known
+        cells = (f"{row.images:,}", *release, f"{row.classes:,}", f"{row.least:,}", f"{row.middle:,g}", f"{row.most:,}")
+        table.add_row(*([row.domain] * domains), row.split, *cells)
+    return table
+
+
+def _class_table(record: Record) -> Table:
+    places = sorted({(domain, split) for split, domain, _ in record.counts}, key=lambda key: (key[0], key[1] == "test"))
+    table = Table("class", *(" ".join(filter(None, place)) for place in places))
+    for label in sorted(record.classes):
+        counts = (record.counts[split, domain, label] for domain, split in places)
+        table.add_row(escape(label), *(f"{count:,}" for count in counts))
+    return table
+
+
+@contextmanager
+def _progress(name: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr if that is a terminal and `quiet` is off; yields what moves it on by some images."""
+    console = Console(stderr=True)
+    columns = (TextColumn("checking {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
+        bar = bars.add_task(escape(name), total=total)
+        yield lambda count: bars.advance(bar, count)
