@@ -195,7 +195,7 @@ def _add_paper(parser: argparse.ArgumentParser) -> None:
         "--dataset", metavar="SPEC", help="in place of the tier's data; at tier paper, only the blocks of this dataset"
     )
     parser.add_argument("--data-dir", metavar="DIR", help="where dataset files lie, or are downloaded to")
-    parser.add_argument("--seeds", default="0", metavar="LIST", help="0-2 or 0,3,5 (default: 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="0-2 or 0,3,5 (default: as the tier says)")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the table as it stands, run nothing")
     _add_jobs(_add_out(parser))
 

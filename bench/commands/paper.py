@@ -70,8 +70,8 @@ def regenerate(args: argparse.Namespace) -> int:
 
     ledger = read_ledger()
     suites = [read_suite(name, ledger) for name in (suite_names() if args.name == "all" else [args.name])]
-    seeds = parse_seeds(args.seeds)
-    tables = [_ask(sheet(suite, args.tier, args.dataset), seeds, args) for suite in suites]
+    pages = [sheet(suite, args.tier, args.dataset) for suite in suites]
+    tables = [_ask(page, parse_seeds(args.seeds or page.seeds), args) for page in pages]
     made = make_plan([run for asked in tables for run in asked.runs], args.out, args.quiet)
     if args.dry_run:
         store = Store(args.out)
@@ -123,7 +123,7 @@ def _runs(page: Sheet, part: Part, variant: Variant, seeds: list[int], data_dir:
     """The runs of one part and variant, exactly as `run` would make them."""
     from bench.grid import Request, build_runs
 
-    layer: Layer = {**page.settings, **variant.settings, "data.dataset": Given(page.spec(part), "--dataset")}
+    layer: Layer = {**page.keys(part, variant), "data.dataset": Given(page.spec(part), "--dataset")}
     for key, value in (("data.tasks", page.tasks(part)), ("data.data_dir", data_dir)):
         if value is not None:
             layer[key] = Given(value, page.suite.name)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bench.paper.ledger import Ledger, Protocol, Published
-from bench.paper.suite import Suite
+from bench.paper.suite import Sheet
 from bench.report.records import Run
 
 
@@ -15,14 +15,17 @@ class Mismatch(NamedTuple):
     blocks: bool
 
 
-def mismatches(runs: Sequence[Run], published: Published, ledger: Ledger, suite: Suite) -> list[Mismatch]:
-    """The differences between the averaged runs of a cell, which share their settings, and its published number."""
+def mismatches(runs: Sequence[Run], published: Published, ledger: Ledger, sheet: Sheet, probe: str) -> list[Mismatch]:
+    """The differences between the averaged runs of a cell, which share their settings, and its published number.
+
+    probe: the record name of the one that is printed.
+    """
     protocol = ledger.protocols[published.protocol]
     run = runs[0]
     return [
         *_of_data(run, published),
-        *_of_measure(run, published, protocol, ledger, suite),
-        *_of_training(run, published, protocol, suite),
+        *_of_measure(probe, sheet.suite.metric, published, protocol, ledger),
+        *_of_training(run, published, protocol, sheet.suite.recipe),
         *_of_seeds(len(runs), protocol),
     ]
 
@@ -36,31 +39,29 @@ def _of_data(run: Run, published: Published) -> Iterator[Mismatch]:
         yield _differs("tasks", published.tasks, run.tasks, blocks=True)
 
 
-def _of_measure(run: Run, published: Published, protocol: Protocol, ledger: Ledger, suite: Suite) -> Iterator[Mismatch]:
-    if ledger.metrics[published.metric] != suite.metric:
-        yield _differs("metric", published.metric, suite.metric, blocks=True)
-    probe = probe_of(run, suite.probe)
+def _of_measure(
+    probe: str, metric: str, published: Published, protocol: Protocol, ledger: Ledger
+) -> Iterator[Mismatch]:
+    if ledger.metrics[published.metric] != metric:
+        yield _differs("metric", published.metric, metric, blocks=True)
     if protocol.probe != probe:
         yield _differs("probe", protocol.description, probe, blocks=protocol.family != _family(probe))
 
 
 def _family(probe: str) -> str:
-    """Whether a probe of this project is a linear classifier."""
-    name = probe.partition("(")[0]
-    return "linear" if name.startswith(("linear", "online")) else name.partition("_")[0]
+    """The kind of classifier of a probe: `linear` of `linear_offline(momentum=0.0)`."""
+    return probe.partition("(")[0].partition("_")[0]
 
 
-def probe_of(run: Run, name: str) -> str:
-    """The record name of a probe, which holds the settings that are not the default, as in `knn(k=50)`."""
-    return next((probe for probe in run.probes if probe == name or probe.startswith(f"{name}(")), name)
-
-
-def _of_training(run: Run, published: Published, protocol: Protocol, suite: Suite) -> Iterator[Mismatch]:
+def _of_training(run: Run, published: Published, protocol: Protocol, recipe: str) -> Iterator[Mismatch]:
     here = run.config.get("config") or {}
     if run.preset != "paper":
         yield Mismatch(f"preset: here {run.preset or 'not recorded'}, not paper", True)
-    if suite.recipe and here.get("recipe", "") != suite.recipe:
-        yield _differs("recipe", suite.recipe, here.get("recipe") or "none", blocks=False)
+    if recipe and here.get("recipe", "") != recipe:
+        yield _differs("recipe", recipe, here.get("recipe") or "none", blocks=False)
+    if run.overrides:
+        changed = ", ".join(f"{key}={value}" for key, value in sorted(run.overrides.items()))
+        yield Mismatch(f"settings: here {changed} over those of the preset and recipe", False)
     settings = here.get("settings") or {}
     encoder, train = settings.get("encoder") or {}, settings.get("train") or {}
     facts = (

@@ -79,8 +79,8 @@ def terminal(table: PaperTable) -> "Table":
     whole.add_row(Text(table.sheet.suite.title, "bold"))
     for block in table.blocks:
         shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for name in (table.sheet.suite.rows, ""):
-            shown.add_column(name, no_wrap=True)
+        shown.add_column(table.sheet.suite.rows, no_wrap=True)
+        shown.add_column("")
         for name in table.columns:
             shown.add_column(name, justify="right")
         for row in _rows(block):
@@ -186,7 +186,7 @@ def _csv_row(table: PaperTable, block: Block, entry: Entry) -> list[object]:
     notes = "; ".join(table.footnotes[number - 1] for number in entry.notes)
     return [
         *(suite.name, table.sheet.tier, block.title),
-        *(entry.cell.objective, entry.cell.strategy, entry.cell.variant, suite.metric, suite.probe),
+        *(entry.cell.objective, entry.cell.strategy, entry.cell.variant, suite.metric, entry.runs.probe),
         *(_decimals(entry.here.mean), _decimals(entry.here.std), len(entry.runs.averaged), entry.runs.planned),
         entry.runs.state or "complete",
         *(known or [""] * 5),

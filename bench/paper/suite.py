@@ -19,12 +19,18 @@ Axis = Literal["strategy", "objective", "variant"]
 @dataclass(frozen=True)
 class Part:
     """A block of the table: one task sequence of the paper, and the protocols its numbers may be published under, the
-    first that has one. tasks: None for every domain."""
+    first that has one.
+
+    tasks: None for every domain. probe, settings: at tier `paper` only, what is printed in place of the suite's probe,
+    and keys as of `--set`.
+    """
 
     dataset: str
     scenario: Literal["class_il", "data_il", "domain_il"]
     tasks: int | None = None
     protocols: tuple[str, ...] = ()
+    probe: str = ""
+    settings: dict[str, Given] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -45,10 +51,12 @@ class Variant:
 class Tier:
     """At what scale the table is made: a preset, the data that stands in for the paper's, keys as of `--set`.
 
-    dataset: None for each part's own. variants: in place of the suite's, where the paper's values do not fit.
+    dataset: None for each part's own. seeds: where none are given. variants: in place of the suite's, where the paper's
+    values do not fit.
     """
 
     preset: str
+    seeds: str = "0"
     dataset: str | None = None
     settings: dict[str, Given] = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
@@ -115,8 +123,18 @@ class Sheet:
     tier: str
     preset: str
     recipe: str
+    seeds: str
     dataset: str | None
     settings: Layer
+
+    def probe(self, part: Part) -> str:
+        """The probe that is printed of a part."""
+        return (part.probe if self.tier == "paper" else "") or self.suite.probe
+
+    def keys(self, part: Part, variant: Variant) -> Layer:
+        """The settings of a part's variant, over those of preset and recipe."""
+        own = part.settings if self.tier == "paper" else {}
+        return {**self.settings, **own, **variant.settings}
 
     def spec(self, part: Part) -> str:
         """The dataset that a part runs on."""
@@ -139,7 +157,7 @@ def sheet(suite: Suite, tier: str, dataset: str | None = None) -> Sheet:
     settings = {**suite.settings, **scale.settings}
     suite = replace(suite, variants=scale.variants or suite.variants)
     if tier != "paper":
-        return Sheet(suite, tier, scale.preset, "", dataset or scale.dataset, settings)
+        return Sheet(suite, tier, scale.preset, "", scale.seeds, dataset or scale.dataset, settings)
     if dataset is not None:
         chosen = tuple(part for part in suite.parts if part.dataset == dataset)
         if not chosen:
@@ -148,7 +166,7 @@ def sheet(suite: Suite, tier: str, dataset: str | None = None) -> Sheet:
                 f"{nearest(dataset, {part.dataset for part in suite.parts})}"
             )
         suite = replace(suite, parts=chosen)
-    return Sheet(suite, tier, scale.preset, suite.recipe, scale.dataset, settings)
+    return Sheet(suite, tier, scale.preset, suite.recipe, scale.seeds, None, settings)
 
 
 def suite_names() -> list[str]:
@@ -167,6 +185,8 @@ def read_suite(name: str, ledger: Ledger) -> Suite:
     for tier in suite.tiers:
         if tier not in TIERS:
             raise UserError(f"{given.value['tiers'].where}: unknown tier '{tier}'{nearest(tier, TIERS)}")
+        if tier == "paper" and suite.tiers[tier].dataset is not None:
+            raise UserError(f"{given.value['tiers'].where}: tier paper takes the data of the parts, not a dataset")
         _check_shape(sheet(suite, tier).suite, given)
     return suite
 

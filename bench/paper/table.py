@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.evaluate.metrics import METRICS
+from bench.evaluate.metrics import METRICS, Metric
 from bench.files import write_atomic
 from bench.paper.ledger import Ledger, Published
-from bench.paper.mismatch import Mismatch, mismatches, probe_of
+from bench.paper.mismatch import Mismatch, mismatches
 from bench.paper.suite import Cell, Sheet
 from bench.report.maintable import QUICK_NOTE, SYNTHETIC_NOTE
 from bench.report.records import STATES, Run, read_run
@@ -21,18 +21,26 @@ NOT_COMPARABLE, QUOTED = "‡", "§"
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a cell: by seed as planned; those that count, and why others do not."""
+    """The runs of a cell: by seed as planned; those that count, and why others do not. probe: its record name."""
 
     planned: int
     averaged: tuple[Run, ...]
     states: tuple[str, ...]
+    probe: str
 
     @property
     def state(self) -> str:
-        """In a word, why there is no number: `not run`, `collapsed`, `failed`, `unfinished`; empty where there is."""
+        """In a word, why there is no number; empty where there is one."""
         if self.averaged:
             return ""
-        return next((state for state in ("collapsed", "failed", "unfinished") if state in self.states), "not run")
+        words = ("collapsed", "failed", "unfinished", "not measured")
+        return next((state for state in words if state in self.states), "not run")
+
+    def values(self, metric: Metric) -> Iterator[float]:
+        """The metric of every run that counts, a fraction."""
+        for run in self.averaged:
+            extra = (run.random(self.probe),) if metric.needs_random else ()
+            yield metric.function(run.matrix(self.probe), *extra)
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ def make_table(
             rows.append((row, tuple(maker.entry(cell, planned.get(cell, ())) for cell in cells)))
         spec = sheet.spec(part)
         title = part.title + (f", here on {spec}" if spec != part.dataset else "")
+        title += f", {sheet.probe(part)} probe" if sheet.probe(part) != suite.probe else ""
         blocks.append(Block(title + (f" (not run: {absent[index]})" if index in absent else ""), tuple(rows)))
     return PaperTable(
         sheet=sheet,
@@ -128,15 +137,8 @@ class _Maker:
             published = self.ledger.find(
                 part.protocols, part.dataset, part.scenario, part.tasks, cell.objective, cell.strategy
             )
-        runs = self._runs(ids)
-        function = METRICS[suite.metric]
-        values = []
-        for run in runs.averaged:
-            probe = probe_of(run, suite.probe)
-            matrix = run.matrix(probe)
-            extra = (run.random(probe),) if function.needs_random else ()
-            values.append(100 * function.function(matrix, *extra))
-        here = interval(values)
+        runs = self._runs(ids, self.sheet.probe(part))
+        here = interval(100 * value for value in runs.values(METRICS[suite.metric]))
         comparable, notes = self._compare(runs, published)
         scored = comparable and published is not None and published.confidence != "quoted" and here.n > 0
         difference = here.mean - published.value if scored and published is not None else math.nan
@@ -149,21 +151,26 @@ class _Maker:
         lines += [SYNTHETIC_NOTE] if any(run.synthetic_domains for run in runs) else []
         return [*lines, *sorted({f"{run.note.rstrip('.')}." for run in runs if run.note})]
 
-    def _runs(self, ids: Sequence[str]) -> Runs:
-        averaged, states = [], []
+    def _runs(self, ids: Sequence[str], probe: str) -> Runs:
+        averaged, states, label = [], [], probe
         for run_id in ids:
             run = self._read(run_id)
             if run is None or not (run.accuracy or run.failures):
                 states.append("not run")
                 continue
-            state = "unfinished" if run.status == "incomplete" else STATES[run.status]
-            states.append(state)
-            if run.status == "complete":
+            measured = _label(run, probe)
+            if run.status == "complete" and measured is not None:
                 averaged.append(run)
+                states.append("complete")
+                label = measured
+            elif run.status == "complete":
+                states.append("not measured")
+                self.warnings.append(f"run {run_id} has no {probe} probe, which this table prints")
             else:
+                states.append("unfinished" if run.status == "incomplete" else STATES[run.status])
                 name = f"{run.scenario} / {run.dataset} / {method_name(run.strategy, run.objective)}"
-                self.troubles.add((name, f"seed {run.seed} ({run.run_id})", state, run.reason))
-        return Runs(len(ids), tuple(averaged), tuple(states))
+                self.troubles.add((name, f"seed {run.seed} ({run_id})", states[-1], run.reason))
+        return Runs(len(ids), tuple(averaged), tuple(states), label)
 
     def _read(self, run_id: str) -> Run | None:
         if run_id not in self.known:
@@ -176,7 +183,7 @@ class _Maker:
         if published is None:
             return False, ()
         text = f"{published.source} ({published.version}; {published.where}), {published.confidence}: {published.url}"
-        self.sources[f"{text}. {published.note}" if published.note else text] = None
+        self.sources[f"{text} ({published.note})" if published.note else text] = None
         found = self._mismatches(runs, published)
         if published.confidence == "quoted":
             found.append(Mismatch("quoted: its protocol is not known, so no difference is formed", False))
@@ -185,7 +192,7 @@ class _Maker:
         return comparable, tuple(sorted(numbers))
 
     def _mismatches(self, runs: Runs, published: Published) -> list[Mismatch]:
-        return mismatches(runs.averaged, published, self.ledger, self.sheet.suite) if runs.averaged else []
+        return mismatches(runs.averaged, published, self.ledger, self.sheet, runs.probe) if runs.averaged else []
 
 
 def _caption(sheet: Sheet) -> list[str]:
@@ -200,12 +207,19 @@ def _caption(sheet: Sheet) -> list[str]:
     lines = [
         f"The shape of: {suite.source}.",
         f"{scale}.",
-        f"here: {suite.metric} ({metric.formula}) by the {suite.probe} probe, percent, mean ± standard deviation "
-        "over seeds; n: runs averaged / seeds planned.",
+        f"here: {suite.metric} ({metric.formula}) by the {suite.probe} probe where none is named, percent, mean ± "
+        "standard deviation over seeds; n: runs averaged / seeds planned.",
     ]
+    if sheet.dataset and len(suite.parts) > 1:
+        lines.append("Blocks that agree in scenario, number of tasks and data show the same runs.")
     if sheet.tier != "paper":
         lines.append("At this tier no published number is comparable: they show what belongs where.")
     return lines
+
+
+def _label(run: Run, name: str) -> str | None:
+    """The record name of a probe, which holds the settings that are not the default, as in `knn(k=50)`."""
+    return next((probe for probe in run.probes if probe == name or probe.startswith(f"{name}(")), None)
 
 
 def write_asked(out: Path, sheet: Sheet, ids: Sequence[str]) -> None:
