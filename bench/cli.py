@@ -13,10 +13,10 @@ from bench.errors import UserError, nearest
 COMMANDS = {
     "run": "train, evaluate and report (the default: no subcommand needed)",
     "plan": "show what a run would do: what is shared, done and to do, time and disk",
+    "paper": "a paper's table: run what it lacks, show it beside the published numbers",
     "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
     "eval": "run probes on cached features, without training, and report",
-    "paper": "a paper's table: run what it lacks, show it beside the published numbers",
     "list": "methods, datasets, scenarios, presets, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
