@@ -55,7 +55,7 @@ def latex(table: PaperTable) -> str:
     lines += [r"\bottomrule", r"\end{tabular}\par}", r"\medskip"]
     texts = [f"{table.sheet.suite.title}.", *table.caption, *_legend(table)]
     texts += [f"{title}: {'; '.join(items)}." for title, items in _sections(table)]
-    return "\n".join([*lines, *(rf"{{\footnotesize {tex(text)}\par}}" for text in texts)]) + "\n"
+    return "\n".join([*lines, *(rf"{{\footnotesize\sloppy {_breakable(tex(text))}\par}}" for text in texts)]) + "\n"
 
 
 def csv_text(table: PaperTable) -> str:
@@ -155,6 +155,11 @@ def _tex_cell(text: str) -> str:
     return (f"${sign}$" if sign else "") + tex(text[len(sign) :])
 
 
+def _breakable(text: str) -> str:
+    """Escaped text in which an address may break after a slash."""
+    return text.replace("/", r"/\hspace{0pt}")
+
+
 def _legend(table: PaperTable) -> list[str]:
     """The marks that the table shows, and what they say."""
     cells = " ".join(cell for block in table.blocks for row in _rows(block) for cell in row)
@@ -167,7 +172,10 @@ def _legend(table: PaperTable) -> list[str]:
 def _sections(table: PaperTable) -> list[tuple[str, list[str]]]:
     """What stands below the table, as far as there is any."""
     notes = [f"[{number}] {text}" for number, text in enumerate(table.footnotes, start=1)]
-    left_out = [f"{name}, {run}: {state}: {reason}" for name, run, state, reason in table.troubles]
+    left_out = [
+        f"{name}, {run}: {reason if reason.startswith(state) else f'{state}: {reason}'}"
+        for name, run, state, reason in table.troubles
+    ]
     found = (
         ("Notes", notes),
         ("Sources", list(table.sources)),

@@ -165,7 +165,7 @@ class _Maker:
                 label = measured
             elif run.status == "complete":
                 states.append("not measured")
-                self.warnings.append(f"run {run_id} has no {probe} probe, which this table prints")
+                self.warnings.append(f"runs without the {probe} probe, which this block prints, are not measured")
             else:
                 states.append("unfinished" if run.status == "incomplete" else STATES[run.status])
                 name = f"{run.scenario} / {run.dataset} / {method_name(run.strategy, run.objective)}"

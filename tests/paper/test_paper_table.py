@@ -211,7 +211,8 @@ def test_collapsed_failed_and_unfinished_runs_are_marked_and_left_out(place):
     text = markdown(made)
     assert "| finetune | here | † | failed |" in text
     assert "| 0/1† | 0/1 |" in text
-    assert "collapsed after task 1: rank 1.2" in text
+    assert "): collapsed after task 1: rank 1.2" in text
+    assert "): unfinished: 8 of" in text
     assert "loss is NaN" in text
     place.record(recording.rows_of(head(seed=1)))
     entry, _ = place.entry()
@@ -222,7 +223,7 @@ def test_a_probe_that_the_run_lacks_leaves_no_number_and_a_warning(place):
     place.record(recording.rows_of(head(probes=("knn",))))
     made = place.table()
     assert made.entries()[0].runs.state == "not measured"
-    assert "has no linear probe" in made.warnings[0]
+    assert made.warnings == ("runs without the linear probe, which this block prints, are not measured",)
 
 
 def test_a_probe_with_settings_is_found_under_its_own_name(place):
