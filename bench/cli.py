@@ -13,6 +13,7 @@ from bench.errors import UserError, nearest
 COMMANDS = {
     "run": "train, evaluate and report (the default: no subcommand needed)",
     "plan": "show what a run would do: what is shared, done and to do, time and disk",
+    "paper": "a paper's table: run what it lacks, show it beside the published numbers",
     "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
     "eval": "run probes on cached features, without training, and report",
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   python run_bench.py plan --methods all --scenario class_il,data_il
   python run_bench.py speed --methods finetune,cassle,sycon --encoder resnet18 --batch 256
   python run_bench.py report --format md,png
+  python run_bench.py paper cassle-main --tier quick --jobs 2
 """
 
 
@@ -163,6 +165,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_grid(parser)
     where = _add_out(parser)
+    _add_jobs(where)
+    _add_format(where)
+    return parser
+
+
+def _add_jobs(where: Any) -> None:
     where.add_argument(
         "--jobs",
         type=_jobs,
@@ -178,8 +186,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="between checkpoints inside a task (default: 30)",
     )
-    _add_format(where)
-    return parser
+
+
+def _add_paper(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a table, 'all' of them, a suite file (.yaml), or 'list'")
+    parser.add_argument(
+        "--tier",
+        default="quick",
+        metavar="NAME",
+        help="quick and pilot make the shape on small data, paper the numbers at full scale (default: quick)",
+    )
+    parser.add_argument(
+        "--dataset", metavar="SPEC", help="in place of the tier's data; at tier paper, only the blocks of this dataset"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where dataset files lie, or are downloaded to")
+    parser.add_argument("--seeds", metavar="LIST", help="0-2 or 0,3,5 (default: as the tier says)")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and the table as it stands, run nothing")
+    _add_jobs(_add_out(parser))
 
 
 def _subparser(command: str) -> argparse.ArgumentParser:
@@ -217,6 +240,8 @@ def _subparser(command: str) -> argparse.ArgumentParser:
             metavar="WHAT",
             help="methods, datasets, scenarios, presets or probes (default: all)",
         )
+    elif command == "paper":
+        _add_paper(parser)
     elif command == "new":
         parser.add_argument("kind", metavar="KIND", help="strategy or objective")
         parser.add_argument("name", metavar="NAME", help="name of the method, and of its file")
@@ -240,7 +265,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from bench.commands.report import report
 
             return report(args)
-        if command == "run" and args.jobs != 1:
+        if command == "paper" and args.name == "list":
+            from bench.commands.paper import show
+
+            return show(args)
+        if command in ("run", "paper") and args.jobs != 1:
             from bench.engine.packing import start_server
 
             start_server()  # what workers need is imported while this process imports the same

@@ -1,7 +1,7 @@
 """Values under dotted keys: from files and `--set` into frozen dataclasses, strict about every key and value."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -177,11 +177,27 @@ def parse_set(text: str) -> tuple[str, Given]:
 def read_yaml(path: Path) -> Layer:
     """A YAML file as a layer of dotted keys, each with file and line; raises UserError for what cannot be read."""
     layer: Layer = {}
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
+    with _read(path) as (root, loader):
         if root is not None:
             _flatten(root, "", path, loader, layer)
+    return layer
+
+
+def read_tree(path: Path) -> Given:
+    """A YAML file as it is nested: mappings are dicts of Given, lists are lists of Given, each with file and line.
+
+    Raises UserError for what cannot be read, and for a key given twice.
+    """
+    with _read(path) as (root, loader):
+        return Given({}, f"{path}:1") if root is None else _branch(root, path, loader)
+
+
+@contextmanager
+def _read(path: Path) -> Iterator[tuple[yaml.Node | None, "_Loader"]]:
+    """The root node of a YAML file and what constructs values; whatever fails meanwhile is a UserError."""
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        yield loader.get_single_node(), loader
     except UserError:
         raise
     except OSError as error:
@@ -189,7 +205,23 @@ def read_yaml(path: Path) -> Layer:
     except Exception as error:  # as in `parse_set`
         problem, line = _problem(error)
         raise UserError(f"{path}{f':{line}' if line else ''}: not valid YAML: {problem}") from None
-    return layer
+
+
+def _branch(node: yaml.Node, path: Path, loader: "_Loader") -> Given:
+    where = f"{path}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.SequenceNode):
+        return Given([_branch(item, path, loader) for item in node.value], where)
+    if not isinstance(node, yaml.MappingNode):
+        return Given(loader.construct_document(node), where)
+    found: dict[str, Given] = {}
+    for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UserError(f"{place}: a key must be plain text")
+        if key_node.value in found:
+            raise UserError(f"{place}: {key_node.value} is given twice")
+        found[key_node.value] = _branch(value_node, path, loader)
+    return Given(found, where)
 
 
 def _flatten(node: yaml.Node, prefix: str, path: Path, loader: _Loader, layer: Layer) -> None:

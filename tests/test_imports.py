@@ -14,7 +14,7 @@ HEAVY = ("torch", "torchvision", "timm", "methods")
 LAYERS = (
     ("bench.errors", "bench.files", "bench.seeding", "methods"),
     ("bench.data", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
-    ("bench.config", "bench.report"),
+    ("bench.config", "bench.report", "bench.paper"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),
     ("bench.engine", "bench.speed"),
@@ -123,7 +123,9 @@ def reached(start):
     return seen, outside
 
 
-@pytest.mark.parametrize("module", ["bench.report.write", "bench.report.figures", "bench.commands.report"])
+@pytest.mark.parametrize(
+    "module", ["bench.report.write", "bench.report.figures", "bench.commands.report", "bench.paper.render"]
+)
 def test_the_report_reaches_neither_torch_nor_methods(module):
     seen, outside = reached(module)
     assert not outside & set(HEAVY)

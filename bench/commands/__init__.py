@@ -22,6 +22,10 @@ def dispatch(command: str, args: argparse.Namespace) -> int:
             from bench.commands.probe import evaluate
 
             return evaluate(args)
+        if command == "paper":
+            from bench.commands.paper import regenerate
+
+            return regenerate(args)
         if command == "list":
             from bench.commands.listing import show
 

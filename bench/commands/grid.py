@@ -92,6 +92,14 @@ def run(args: argparse.Namespace) -> int:
     runs = build_runs(request_of(args))
     check_formats(args.format)
     made = make_plan(runs, args.out, args.quiet)
+    failures = carry_out(made, args)
+    render(args.out, args.format, args.quiet)
+    return status_of_failures(made, failures)
+
+
+def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
+    """Makes every stage of a plan done, as --out, --jobs, --save-every and --quiet say; the reasons of those that
+    failed."""
     store = Store(args.out)
     store.prepare()
     _warn_of_other_code(made, store)
@@ -100,8 +108,11 @@ def run(args: argparse.Namespace) -> int:
     cached = {key for key, stage in made.stages.items() if is_done(stage, store)}
     jobs = choose_jobs(made, cached, args.out, narrator(args.quiet)) if args.jobs == "auto" else args.jobs
     with Display(made, cached, args.quiet) as display:
-        failures = execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
-    render(args.out, args.format, args.quiet)
+        return execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
+
+
+def status_of_failures(made: Plan, failures: dict[str, str]) -> int:
+    """The exit status of a grid: 1, and a line that counts them, where runs failed."""
     if failures:
         failed = sum(any(key in failures for key in r.stages) for r in made.runs)
         print(f"{failed} of {len(made.runs)} runs failed; the same line tries them again", file=sys.stderr)

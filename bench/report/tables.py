@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bench.report.comparisons import differences_to_best
 from bench.report.maintable import COLUMNS, Entry, Section, TableRow, definitions, troubles
 from bench.report.statistics import Summary, counted
+from bench.report.text import markdown as _md
+from bench.report.text import markdown_table as _md_table
+from bench.report.text import tex as _tex
 from bench.report.variants import method_name
 
 if TYPE_CHECKING:
@@ -24,18 +27,6 @@ MATRIX_COLUMNS = (
     *("run_id", "scenario", "dataset", "objective", "strategy", "seed"),
     *("probe", "after_task", "on_task", "accuracy"),
 )
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "†": r"\dag{}",
-    "–": "--",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
 
 
 def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[str]) -> str:
@@ -177,23 +168,6 @@ def _md_number(entry: Entry) -> str:
 def _tex_number(entry: Entry) -> str:
     text = _plain(entry).replace("-", "$-$").replace(" ± ", r"\,$\pm$\,")
     return rf"\textbf{{{text}}}" if entry.clear else text
-
-
-def _md(text: str) -> str:
-    for character in "\\|*<`":
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")
-
-
-def _tex(text: str) -> str:
-    # a plain pdflatex knows the letters of Latin alphabets, and stops at others
-    known = (character if ord(character) < 0x180 or character in LATEX_SPECIAL else "?" for character in text)
-    return "".join(LATEX_SPECIAL.get(character, character) for character in known)
-
-
-def _md_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
-    rules = ["---"] * (len(header) - numbers) + ["---:"] * numbers
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)]
 
 
 def _md_differences(summary: Summary) -> list[str]:
