@@ -290,3 +290,11 @@ def test_latex_compiles_where_there_is_a_latex(place):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     run = subprocess.run(command, cwd=place.folder, capture_output=True)
     assert run.returncode == 0, run.stdout.decode(errors="replace")[-2000:]
+
+
+def test_a_variant_never_gets_the_published_number_of_the_plain_method(place):
+    place.text = place.text.replace("[moco, barlow]", "[moco]").replace("columns: objective", "columns: variant")
+    place.text += "variants: [{name: a}, {name: b}]\n"
+    assert [entry.published for entry in place.table().entries()] == [None] * 4
+    place.text = place.text.replace(", {name: b}", "")
+    assert place.entry()[0].published.value == 60
