@@ -9,28 +9,14 @@ from typing import Any, Literal, NamedTuple
 from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
 from bench.data.datasets import load
 from bench.data.scenarios import Scenario, build
+from bench.engine.probing import Probe, check_names, probes_of, transfers_of
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.evaluate.probes import PROBES, probe_names, settings_of
 from bench.grid import ignored
 from bench.models.encoder import build_encoder, native_size
 from methods import registry
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A probe to run on a stage."""
-
-    name: str
-    config: Any
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Name of its results: settings and seed."""
-        return f"{self.name}-{digest([settings_of(self.name, self.config), self.seed], 8)}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class PlannedRun:
 
     def expected_probes(self) -> list[str]:
         """Names under which this run's accuracies are recorded."""
-        return [n for p in self.probes for n in probe_names(p.name, p.config, self.config.scenario)]
+        return [name for probe in self.probes for name in probe.record_names(self.config.scenario)]
 
 
 @dataclass
@@ -168,7 +154,7 @@ def _planned(runs: list[RunConfig], out: Path, quiet: bool) -> list[tuple[Planne
     for members in positions.values():
         scenario = scenario_of(runs[members[0]], out, quiet)
         for position in members:
-            made[position] = _plan_run(runs[position], scenario)
+            made[position] = _with_transfer(*_plan_run(runs[position], scenario), out, quiet)
             _check_sizes(made[position][0], scenario)
     return [made[position] for position in range(len(runs))]
 
@@ -224,7 +210,8 @@ def first_key(run: RunConfig, scenario: Scenario) -> str:
 def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stage]]:
     settings, seeds = run.settings, run.seeds
     base, model = _identity(run, scenario)
-    probes = tuple(Probe(name, getattr(settings.probe, name), seeds.probe) for name in PROBES)
+    check_names(settings.probe)
+    probes = probes_of(settings.probe, run.objective, seeds.probe)
     stages = [
         Stage(digest([base, "pixels", settings.numerics.threads]), "pixels", -1, None, run),
         Stage(digest([base, model, "init"]), "init", -1, None, run),
@@ -233,7 +220,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     later = _later_tasks(run)
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
-    stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
+    stages = [replace(stage, probes=frozenset(p for p in probes if p.fits(stage.kind))) for stage in stages]
     setting = {"base": [scenario.source, settings.data.domains], **model, "train": lean(settings.train)}
     setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment)}
     planned = PlannedRun(
@@ -250,6 +237,13 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         probes=probes,
     )
     return planned, stages
+
+
+def _with_transfer(planned: PlannedRun, stages: list[Stage], out: Path, quiet: bool) -> tuple[PlannedRun, list[Stage]]:
+    """The run with the probes on other datasets, which every stage has."""
+    more = transfers_of(planned.config, planned.config.settings.probe, out, quiet)
+    stages = [replace(stage, probes=stage.probes.union(more)) for stage in stages]
+    return replace(planned, probes=planned.probes + more), stages
 
 
 def _first_task(run: RunConfig) -> dict[str, Any]:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.config import KnnProbe, LinearProbe, NcmProbe
+from bench.config import KnnProbe, LinearProbe, NcmProbe, ProbeConfig
 from bench.evaluate.features import Features
 from bench.evaluate.probes import (
-    PROBES,
+    FITS,
     fit_knn,
     fit_linear,
     fit_ncm,
@@ -19,8 +19,8 @@ from bench.evaluate.probes import (
 )
 from tests.oracles import neighbours as oracle
 
-CONFIGS = {"linear": LinearProbe(), "knn": KnnProbe(), "ncm": NcmProbe()}
-every_probe = pytest.mark.parametrize("name", PROBES)
+CONFIGS = {name: getattr(ProbeConfig(), name) for name in FITS}
+every_probe = pytest.mark.parametrize("name", FITS)
 
 
 def blobs(count=60, classes=4, width=6, spread=0.3, seed=0):
@@ -39,7 +39,7 @@ def accuracy(scores, y):
 def test_separable_classes_are_separated(name):
     x, y = blobs()
     test, test_y = blobs(seed=1)
-    assert accuracy(PROBES[name][0](x, y, 4, CONFIGS[name], 0)(test), test_y) == 1.0
+    assert accuracy(FITS[name](x, y, 4, CONFIGS[name], 0)(test), test_y) == 1.0
 
 
 @every_probe
@@ -47,7 +47,7 @@ def test_features_without_information_give_chance(name):
     rng = torch.Generator().manual_seed(0)
     x, test = torch.randn(400, 8, generator=rng), torch.randn(400, 8, generator=rng)
     y = torch.arange(400) % 4
-    assert accuracy(PROBES[name][0](x, y, 4, CONFIGS[name], 0)(test), y) == pytest.approx(0.25, abs=0.08)
+    assert accuracy(FITS[name](x, y, 4, CONFIGS[name], 0)(test), y) == pytest.approx(0.25, abs=0.08)
 
 
 # --- linear -----------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_ncm_equals_a_loop():
 def test_a_class_without_training_images_is_never_answered(name):
     x, y = blobs()
     kept = y != 2
-    scores = PROBES[name][0](x[kept], y[kept], 4, CONFIGS[name], 0)
+    scores = FITS[name](x[kept], y[kept], 4, CONFIGS[name], 0)
     opposite = -10 * x[kept].mean(0)[None]
     assert 2 not in scores(torch.cat([x, opposite])).argmax(1).tolist()
 
@@ -198,7 +198,7 @@ def test_class_il_is_scored_with_and_without_the_task(name):
 @every_probe
 def test_class_il_rows_are_accuracies_of_one_classifier_over_all_classes(name):
     f = features("class_il")
-    scores = PROBES[name][0](f.train_x.float(), f.train_y, 4, CONFIGS[name], 0)(f.test_x.float())
+    scores = FITS[name](f.train_x.float(), f.train_y, 4, CONFIGS[name], 0)(f.test_x.float())
     found = rows(name, "class_il")
     for task in (0, 1):
         mine = f.test_task == task
