@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.comparisons import differences_to_best
 from bench.report.maintable import COLUMNS, Entry, Section, TableRow, definitions, troubles
+from bench.report.probetables import probes_side_by_side, transfer_latex, transfer_markdown
 from bench.report.statistics import Summary, counted
+from bench.report.text import markdown as _md
+from bench.report.text import markdown_table as _md_table
+from bench.report.text import tex as _tex
+from bench.report.transfers import transfers
 from bench.report.variants import method_name
 
 if TYPE_CHECKING:
@@ -24,28 +29,17 @@ MATRIX_COLUMNS = (
     *("run_id", "scenario", "dataset", "objective", "strategy", "seed"),
     *("probe", "after_task", "on_task", "accuracy"),
 )
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "†": r"\dag{}",
-    "–": "--",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
 
 
 def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[str]) -> str:
     """`table.md`: how to read it, the main table by section, paired differences, runs left out, warnings."""
-    lines = ["# Results", "", *(f"- {line}" for line in [*definitions(sections), MARK_NOTE])]
+    lines = ["# Results", "", *(f"- {line}" for line in [*definitions(), MARK_NOTE])]
     header = ["objective", "strategy", *(column.title for column in COLUMNS), "n"]
     for section in sections:
         lines += ["", f"## {_md(section.title)}", "", *(f"**{_md(note)}**\n" for note in section.notes)]
+        lines += [f"{_md(section.description)}\n"]
         lines += _md_table(header, [_cells(row, _md_number, _md) for row in section.rows], numbers=7)
-    lines += _md_differences(summary)
+    lines += [*_md_differences(summary), *probes_side_by_side(summary), *transfer_markdown(transfers(summary))]
     left_out = troubles(summary)
     if left_out:
         lines += ["", "## Runs left out", ""]
@@ -55,8 +49,8 @@ def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[s
     return "\n".join(lines) + "\n"
 
 
-def latex(sections: Sequence[Section]) -> str:
-    r"""`table.tex`: one booktabs tabular per section, made to be `\input` in a table environment."""
+def latex(summary: Summary, sections: Sequence[Section]) -> str:
+    r"""`table.tex`: one booktabs tabular per section, made to be `\input` in a table environment; then transfer."""
     lines = [r"% \usepackage{booktabs} and UTF-8 input; made to be \input in a table or as it stands."]
     header = [
         "objective",
@@ -73,7 +67,10 @@ def latex(sections: Sequence[Section]) -> str:
             r"\begin{tabular}{ll" + "r" * (len(COLUMNS) + 1) + "}",
             r"\toprule",
             rf"\multicolumn{{{len(header)}}}{{l}}{{{_tex(section.title)}}} \\",
-            *(rf"\multicolumn{{{len(header)}}}{{l}}{{\footnotesize {_tex(note)}}} \\" for note in section.notes),
+            *(
+                rf"\multicolumn{{{len(header)}}}{{l}}{{\footnotesize {_tex(note)}}} \\"
+                for note in (section.description, *section.notes)
+            ),
             r"\midrule",
             " & ".join(header) + r" \\",
             r"\midrule",
@@ -82,8 +79,9 @@ def latex(sections: Sequence[Section]) -> str:
             r"\end{tabular}\par}",
             r"\medskip",
         ]
-    notes = " ".join([*definitions(sections), MARK_NOTE])
-    return "\n".join([*lines, rf"{{\footnotesize {_tex(notes)}\par}}"]) + "\n"
+    notes = " ".join([*definitions(), MARK_NOTE])
+    lines += [rf"{{\footnotesize {_tex(notes)}\par}}", *transfer_latex(transfers(summary))]
+    return "\n".join(lines) + "\n"
 
 
 def terminal(sections: Sequence[Section]) -> "Table":
@@ -93,7 +91,8 @@ def terminal(sections: Sequence[Section]) -> "Table":
 
     whole = Table.grid()
     for section in sections:
-        whole.add_row(Text(f"{section.title}, {section.probe} probe", "bold"))
+        whole.add_row(Text(section.title, "bold"))
+        whole.add_row(Text(section.description, "dim"))
         whole.add_row(_terminal_section(section))
         for note in section.notes:
             whole.add_row(Text(note, "italic"))
@@ -177,23 +176,6 @@ def _md_number(entry: Entry) -> str:
 def _tex_number(entry: Entry) -> str:
     text = _plain(entry).replace("-", "$-$").replace(" ± ", r"\,$\pm$\,")
     return rf"\textbf{{{text}}}" if entry.clear else text
-
-
-def _md(text: str) -> str:
-    for character in "\\|*<`":
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")
-
-
-def _tex(text: str) -> str:
-    # a plain pdflatex knows the letters of Latin alphabets, and stops at others
-    known = (character if ord(character) < 0x180 or character in LATEX_SPECIAL else "?" for character in text)
-    return "".join(LATEX_SPECIAL.get(character, character) for character in known)
-
-
-def _md_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
-    rules = ["---"] * (len(header) - numbers) + ["---:"] * numbers
-    return ["| " + " | ".join(cells) + " |" for cells in (header, rules, *rows)]
 
 
 def _md_differences(summary: Summary) -> list[str]:
