@@ -130,6 +130,11 @@ class LinearOfflineProbe:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     from_images: bool = True
 
+    def __post_init__(self) -> None:
+        View(crop_scale=self.crop_scale)  # raises UserError for a bad range
+        if self.milestones[1] > 1:
+            raise UserError(f"milestones {self.milestones}: fractions of the epochs, at most 1")
+
 
 @dataclass(frozen=True)
 class ProbeConfig:

@@ -9,6 +9,7 @@ from bench.config import KnnProbe, LinearProbe, NcmProbe, ProbeConfig
 from bench.evaluate.features import Features
 from bench.evaluate.probes import (
     FITS,
+    few_labels,
     fit_knn,
     fit_linear,
     fit_ncm,
@@ -246,3 +247,42 @@ def test_records_name_settings_that_are_not_the_default():
 def test_rows_have_the_announced_names(scenario):
     found = run_probe("knn", KnnProbe(k=3), features(scenario), scenario, 2, 0)
     assert {row["probe"] for row in found} == set(probe_names("knn", KnnProbe(k=3), scenario))
+
+
+# --- few labels -------------------------------------------------------------------------------------------------------
+
+
+def test_few_labels_are_equally_many_of_each_class_and_nested():
+    y = torch.arange(1000) % 5
+    one, ten = few_labels(y, 0.01, 3), few_labels(y, 0.1, 3)
+    assert torch.bincount(y[one]).tolist() == [2] * 5
+    assert torch.bincount(y[ten]).tolist() == [20] * 5
+    assert set(one.tolist()) < set(ten.tolist())
+    assert ten.tolist() == sorted(set(ten.tolist()))
+    assert not torch.equal(few_labels(y, 0.1, 4), ten)
+
+
+def test_few_labels_have_at_least_one_image_of_each_class_and_at_most_all():
+    y = torch.tensor([0] * 50 + [1] * 2 + [4])
+    assert torch.bincount(y[few_labels(y, 0.01, 0)]).tolist() == [1, 1, 0, 0, 1]
+    assert torch.bincount(y[few_labels(y, 0.2, 0)]).tolist() == [4, 2, 0, 0, 1]
+
+
+def test_the_other_labels_are_not_read_but_their_features_standardise():
+    x, y = blobs(200, spread=2.5)
+    test, _ = blobs(50, spread=2.5, seed=1)
+    rows = few_labels(y, 0.1, 0)
+    fit, config = FITS["linear_10pct"], LinearProbe()
+    scores = fit(x, y, 4, config, 0)(test)
+    standard = (x - x.mean(0)) / x.std(0)
+    unit = torch.tensor([[-1.0], [1.0]]).expand(2, 6) / 2**0.5  # mean 0, deviation 1: standardises nothing
+    expected = fit_linear(standard[rows], y[rows], 4, config, 0, unlabelled=unit)
+    torch.testing.assert_close(scores, expected((test - x.mean(0)) / x.std(0)), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(scores, fit_linear(x, y, 4, config, 0)(test), atol=0.1)
+
+
+def test_fewer_labels_say_less():
+    x, y = blobs(2000, spread=2.5)
+    test, test_y = blobs(2000, spread=2.5, seed=1)
+    found = [accuracy(FITS[name](x, y, 4, LinearProbe(), 0)(test), test_y) for name in ("linear_1pct", "linear")]
+    assert found[0] < found[1]
