@@ -103,7 +103,7 @@ def refused(capsys, out, pictures):
         (("finetune",), "unknown command 'finetune' (choose from "),
         (("run", *BASE, "stray"), "unknown argument 'stray'"),
         (("plan", *BASE, "--jobs", "2"), "unknown argument '--jobs'"),
-        ((*SMALL, "--probes", "knm"), "unknown probe 'knm' (did you mean 'knn'?)"),
+        ((*SMALL, "--probes", "kn"), "unknown probe 'kn' (did you mean 'knn'?)"),
         ((*SMALL, "--probes", "knn,ncm"), "probe.headline 'linear' is not among the probes that run: knn, ncm"),
         ((*SMALL, "--transfer", "cifar11"), "unknown dataset 'cifar11' (did you mean 'cifar10'?)"),
         ((*SMALL, "--set", "probe.linear_offline.milestones=[0.5, 1.5]"), "milestones (0.5, 1.5): fractions"),

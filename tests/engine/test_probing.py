@@ -17,6 +17,8 @@ from bench.errors import UserError
 from bench.evaluate import probes
 from bench.evaluate.catalogue import PROBES, Entry
 from bench.evaluate.features import Features
+from bench.speed.evaluation import evaluation_seconds
+from bench.speed.step import Trial
 from tests.engine.tiny import paint_folder, planned, records, results, run, words
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -212,3 +214,18 @@ def test_a_probe_of_the_training_is_waited_for_and_never_made_up(copied, monkeyp
         stage_module.probe_stage(task, store, stage_module.Clock({}), lambda _: None)
     assert evaluate(copied.out, "--probe", "knn") == 2
     assert "--probe knn: it runs while a stage trains" in capsys.readouterr().err
+
+
+def test_the_estimate_counts_epochs_of_the_offline_probe_and_images_of_other_datasets(pictures, others, tmp_path):
+    line = words(pictures, tmp_path, "finetune", "--probes", "linear,linear_offline", "--transfer", f"folder:{others}")
+    made = planned(*line)
+    scenario = plan.scenario_of(made.runs[0].config, tmp_path)
+    trial = Trial(made.runs[0].config, scenario, task=0)
+    (offline,) = (probe for probe in made.runs[0].probes if probe.name == "linear_offline")
+    other = [probe for probe in made.runs[0].probes if probe.target is not None]
+    larger = [replace(probe, target=replace(probe.target, images=(10**7, 10))) for probe in other]
+    longer = replace(offline, config=replace(offline.config, epochs=10**5))
+    assert evaluation_seconds(scenario, trial, [longer]) > 100 * evaluation_seconds(scenario, trial, [offline])
+    assert evaluation_seconds(scenario, trial, larger) > 100 * evaluation_seconds(scenario, trial, other)
+    cached = replace(offline, config=replace(offline.config, from_images=False, epochs=2))
+    assert evaluation_seconds(scenario, None, [cached]) > 0
