@@ -16,7 +16,7 @@ COMMANDS = {
     "paper": "a paper's table: run what it lacks, show it beside the published numbers",
     "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
-    "eval": "run probes on cached features, without training, and report",
+    "eval": "run probes on finished stages, without training, and report",
     "list": "methods, datasets, scenarios, presets, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
@@ -131,6 +131,16 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--device", metavar="D", help="auto, cpu or cuda (default: auto)")
     how.add_argument("--compile", action="store_true", help="compile the encoder with torch.compile")
+    measured = parser.add_argument_group("how to evaluate")
+    measured.add_argument(
+        "--probes",
+        type=_words,
+        metavar="NAMES",
+        help="of `list probes` (default: linear,knn,ncm); linear_offline is slow",
+    )
+    measured.add_argument(
+        "--transfer", type=_words, metavar="NAMES", help="other datasets whose features are probed after every task"
+    )
 
 
 def _add_out(parser: argparse.ArgumentParser) -> Any:
@@ -229,7 +239,17 @@ def _subparser(command: str) -> argparse.ArgumentParser:
         where = _add_out(parser)
         _add_format(where)
         probes = parser.add_argument_group("probes")
-        probes.add_argument("--probe", type=_words, metavar="NAMES", help="linear, knn, ncm (default: all)")
+        probes.add_argument(
+            "--probe",
+            "--probes",
+            dest="probe",
+            type=_words,
+            metavar="NAMES",
+            help="of `list probes` (default: linear,knn,ncm, or none with --transfer); linear_offline is slow",
+        )
+        probes.add_argument(
+            "--transfer", type=_words, metavar="NAMES", help="other datasets whose features to probe (linear and knn)"
+        )
         probes.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="settings, e.g. probe.knn.k=50"
         )

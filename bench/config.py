@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bench.data.augment import View
 from bench.errors import UserError, nearest
-from bench.layers import Given, Layer, read_yaml
+from bench.layers import Given, Layer, fill, leaves, read_yaml
 from bench.models.resnet import Stem
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -142,12 +142,39 @@ class NcmProbe:
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
-    """Settings of the probes on frozen features."""
+class LinearOfflineProbe:
+    """lr: never rescaled, None for the published one of the objective; momentum: 0.9 (CaSSLe) or 0 (PNR); milestones:
+    fractions of the epochs after which lr is a tenth; from_images: False trains on the cached features instead, without
+    crops and flips."""
 
+    epochs: int = 100
+    lr: float | None = None
+    momentum: float = 0.9
+    batch: int = 256
+    milestones: tuple[float, float] = (0.6, 0.8)
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    from_images: bool = True
+
+    def __post_init__(self) -> None:
+        View(crop_scale=self.crop_scale)  # raises UserError for a bad range
+        if self.milestones[1] > 1:
+            raise UserError(f"milestones {self.milestones}: fractions of the epochs, at most 1")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """run: the probes of every stage; headline: the one of the main table; transfer: other datasets, whose features
+    are probed too; and the settings of each probe."""
+
+    run: tuple[str, ...] = ("linear", "knn", "ncm")
+    headline: str = "linear"
+    transfer: tuple[str, ...] = ()
     linear: LinearProbe = LinearProbe()
     knn: KnnProbe = KnnProbe()
     ncm: NcmProbe = NcmProbe()
+    linear_1pct: LinearProbe = LinearProbe()
+    linear_10pct: LinearProbe = LinearProbe()
+    linear_offline: LinearOfflineProbe = LinearOfflineProbe()
 
 
 @dataclass(frozen=True)
@@ -254,3 +281,29 @@ class RunConfig:
     preset: str
     settings: Settings
     overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def restored(content: dict[str, Any]) -> RunConfig:
+    """The configuration of a run from the plain values of its record; settings that came later have their defaults.
+
+    Raises UserError for settings that this version does not know.
+    """
+    settings: Layer = {}
+
+    def flatten(values: dict[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                flatten(value, f"{prefix}{name}.")
+            else:
+                settings[f"{prefix}{name}"] = Given(value, "record")
+
+    flatten(content["settings"], "")
+    unknown = settings.keys() - {key for key, _ in leaves(Settings)}
+    if unknown:
+        raise UserError(f"a record has settings of another version: {', '.join(sorted(unknown))}")
+    hparams = {
+        kind: {name: tuple(v) if isinstance(v, list) else v for name, v in content[kind].items()}
+        for kind in ("objective_hparams", "strategy_hparams")
+    }
+    seeds = Seeds(**content["seeds"])
+    return RunConfig(**{**content, **hparams, "seeds": seeds, "settings": fill(Settings, settings)})

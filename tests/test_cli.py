@@ -103,6 +103,11 @@ def refused(capsys, out, pictures):
         (("finetune",), "unknown command 'finetune' (choose from "),
         (("run", *BASE, "stray"), "unknown argument 'stray'"),
         (("plan", *BASE, "--jobs", "2"), "unknown argument '--jobs'"),
+        ((*SMALL, "--probes", "kn"), "unknown probe 'kn' (did you mean 'knn'?)"),
+        ((*SMALL, "--probes", "knn,ncm"), "probe.headline 'linear' is not among the probes that run: knn, ncm"),
+        ((*SMALL, "--transfer", "cifar11"), "unknown dataset 'cifar11' (did you mean 'cifar10'?)"),
+        ((*SMALL, "--set", "probe.linear_offline.milestones=[0.5, 1.5]"), "milestones (0.5, 1.5): fractions"),
+        ((*SMALL, "--set", "probe.linear_offline.crop_scale=[0.5, 2]"), "crop_scale = (0.5, 2.0): must be at most 1"),
         (("report",), "no records in "),
         (("report", "--format", "doc"), "unknown report format 'doc' (choose from csv, md, pdf, png, tex)"),
         (("eval",), "no records in "),
@@ -269,7 +274,10 @@ def test_lists_name_methods_datasets_scenarios_presets_and_probes(capsys, monkey
     for word in ("sycon", "pnr", "moco", "fashion_mini", "folder:PATH", "domain_il", "quick", "optim.lr", "knn"):
         assert word in text
     assert cli.main(["list", "probes"]) == 0
-    assert "fashion_mini" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "fashion_mini" not in text
+    for name, kind in (("linear_10pct", "on cached features"), ("linear_offline", "on images")):
+        assert any(name in line and kind in line for line in text.splitlines())
 
 
 @pytest.mark.parametrize("kind", ["strategy", "objective"])

@@ -13,7 +13,7 @@ HEAVY = ("torch", "torchvision", "timm", "methods")
 # A module may import what stands on its own line or above; the longest prefix that fits is its line.
 LAYERS = (
     ("bench.errors", "bench.files", "bench.seeding", "methods"),
-    ("bench.data", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
+    ("bench.data", "bench.evaluate.catalogue", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
     ("bench.config", "bench.report", "bench.paper"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),

@@ -35,6 +35,8 @@ FLAGS = {
     "precision": "numerics.precision",
     "device": "numerics.device",
     "compile": "numerics.compile",
+    "probes": "probe.run",
+    "transfer": "probe.transfer",
 }
 
 

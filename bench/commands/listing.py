@@ -12,7 +12,7 @@ from bench.config import Settings, describe_fidelity, describe_preset, fidelity_
 from bench.data.datasets import catalogue
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
-from bench.evaluate.probes import PROBES
+from bench.evaluate.catalogue import KINDS, PROBES
 from bench.layers import given_of, leaves
 from methods import registry
 
@@ -24,7 +24,7 @@ def show(what: str | None) -> int:
         "datasets": lambda: [_plain("dataset", catalogue())],
         "scenarios": lambda: [_plain("scenario", SCENARIOS)],
         "presets": _presets,
-        "probes": lambda: [_plain("probe", {name: text for name, (_, text) in PROBES.items()})],
+        "probes": _probes,
     }
     if what is not None and what not in lists:
         raise UserError(f"nothing to list as '{what}'{nearest(what, lists)}")
@@ -41,6 +41,13 @@ def _plain(head: str, rows: dict[str, str]) -> Table:
     for name, text in rows.items():
         table.add_row(escape(name), escape(text))
     return table
+
+
+def _probes() -> Iterable[Table]:
+    table = Table("probe", "runs", "description")
+    for name, entry in PROBES.items():
+        table.add_row(name, KINDS[entry.kind], escape(entry.text))
+    yield table
 
 
 def _methods() -> Iterable[Table]:

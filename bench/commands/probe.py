@@ -1,32 +1,41 @@
-"""`eval`: probes on the cached features of finished stages."""
+"""`eval`: probes on finished stages, without training them again."""
 
 import argparse
 import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.commands.report import check_formats, render
-from bench.config import ProbeConfig
+from bench.config import ProbeConfig, restored
 from bench.engine.checkpoint import load_tensors
-from bench.engine.plan import Probe
+from bench.engine.plan import Stage, make_plan
+from bench.engine.probing import Probe, probe_of, transfers_of
 from bench.engine.records import accuracy_row, append_rows, probe_rows
+from bench.engine.stage import Clock, probe_stage
 from bench.engine.store import Busy, Store, write_json
 from bench.errors import UserError, nearest
+from bench.evaluate.catalogue import PROBES
 from bench.evaluate.features import Features
-from bench.evaluate.probes import PROBES, run_probe
+from bench.evaluate.probes import FITS, run_probe
+from bench.grid import resolve_numerics
 from bench.layers import fill, leaves, parse_set
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Names of the probes to run, their settings, and the datasets to transfer to."""
+
+    names: tuple[str, ...]
+    config: ProbeConfig
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Runs the probes on every finished stage of every run in --out, appends their rows, and reports."""
-    names = args.probe or list(PROBES)
-    for name in names:
-        if name not in PROBES:
-            raise UserError(f"unknown probe '{name}'{nearest(name, PROBES)}")
-    config = _probe_config(args.set, names)
+    wanted = _wanted(args)
     check_formats(args.format)
     store = Store(args.out)
     paths = sorted((args.out / "records").glob("*.jsonl"))
@@ -36,15 +45,25 @@ def evaluate(args: argparse.Namespace) -> int:
     for path in paths:
         run = _first_row(path)
         torch.set_num_threads(run["config"]["settings"]["numerics"]["threads"])
-        for name in names:
-            missing += _probe_run(run, Probe(name, getattr(config, name), run["config"]["seeds"]["probe"]), store)
+        missing += _probe_run(run, wanted, store, args.quiet)
     if missing:
         print(
-            f"{missing} stages have no cached features (not trained yet, in work, or removed): left out",
+            f"{missing} stages have no cached features or model (not trained yet, in work, or removed): left out",
             file=sys.stderr,
         )
     render(args.out, args.format, args.quiet)
     return 0
+
+
+def _wanted(args: argparse.Namespace) -> Wanted:
+    transfer = tuple(args.transfer or ())
+    names = tuple(args.probe or (() if transfer else ProbeConfig().run))
+    for name in names:
+        if name not in PROBES:
+            raise UserError(f"unknown probe '{name}'{nearest(name, PROBES)}")
+        if PROBES[name].kind == "training":
+            raise UserError(f"--probe {name}: it runs while a stage trains, and not afterwards")
+    return Wanted(names, replace(_probe_config(args.set, names), transfer=transfer))
 
 
 def _first_row(path: Path) -> dict[str, Any]:
@@ -58,9 +77,9 @@ def _first_row(path: Path) -> dict[str, Any]:
     raise UserError(f"{path}: does not begin with a config row: repeat the run, or remove the file")
 
 
-def _probe_config(assignments: list[str], names: list[str]) -> ProbeConfig:
+def _probe_config(assignments: list[str], names: tuple[str, ...]) -> ProbeConfig:
     given = dict(parse_set(text) for text in assignments)
-    known = {f"probe.{key}" for key, _ in leaves(ProbeConfig)}
+    known = {f"probe.{key}" for key, _ in leaves(ProbeConfig) if "." in key}
     for key in given:
         if key not in known:
             raise UserError(f"--set: unknown key '{key}'{nearest(key, known)}")
@@ -70,32 +89,86 @@ def _probe_config(assignments: list[str], names: list[str]) -> ProbeConfig:
     return config
 
 
-def _probe_run(run: dict[str, Any], probe: Probe, store: Store) -> int:
-    """Rows of one probe for one run, computed where they are not cached; returns the number of stages left out."""
-    rows, missing = [], 0
-    after = run.get("after", range(-2, run["tasks"]))
-    for task, key in zip(after, run["stages"], strict=True):
-        try:
-            found = _rows_of(run, probe, store, key)
-        except Busy:
-            found = None
-        if found is None:
-            missing += 1
-        else:
-            rows += [accuracy_row(row, task) for row in found]
-    append_rows(store.record(run["run_id"]), rows)
+def _probe_run(run: dict[str, Any], wanted: Wanted, store: Store, quiet: bool) -> int:
+    """Rows of the probes for one run, computed where they are not cached; returns the number of rows left out, counted
+    as stages."""
+    config = run["config"]
+    seed = config["seeds"]["probe"]
+    probes = [probe_of(name, wanted.config, config["objective"], seed) for name in wanted.names]
+    planned = _Planned(run, store, quiet)
+    if wanted.config.transfer:
+        probes += transfers_of(restored(config), wanted.config, store.out, quiet)
+    stages = list(zip(run.get("after", range(-2, run["tasks"])), run["stages"], strict=True))
+    missing = 0
+    for probe in probes:
+        rows = []
+        for task, key in stages:
+            if not probe.fits({-2: "pixels", -1: "init"}.get(task, "task")):
+                continue
+            try:
+                found = _rows_of(run, probe, store, key, planned)
+            except Busy:
+                found = None
+            if found is None:
+                missing += 1
+            else:
+                rows += [accuracy_row(row, task) for row in found]
+        append_rows(store.record(run["run_id"]), rows)
     return missing
 
 
-def _rows_of(run: dict[str, Any], probe: Probe, store: Store, key: str) -> list[dict[str, Any]] | None:
-    """Rows of a probe on a finished stage, or None where it is unfinished or its features are gone."""
-    if store.facts(key) is None:
+class _Planned:
+    """The stages of a recorded run, planned again when a probe first needs its network and images."""
+
+    def __init__(self, run: dict[str, Any], store: Store, quiet: bool) -> None:
+        self.run, self.store, self.quiet = run, store, quiet
+        self.stages: dict[str, Stage] = {}
+
+    def __getitem__(self, key: str) -> Stage:
+        """The stage of a key; raises UserError where settings or images are no longer what it was trained with."""
+        if not self.stages:
+            config = restored(self.run["config"])
+            resolve_numerics(config.settings.numerics)  # refuses a device that is not here
+            plan = make_plan([config], self.store.out, self.quiet)
+            if plan.runs[0].stages != tuple(self.run["stages"]):
+                name = f"{config.strategy}-{config.objective} ({self.run['run_id']})"
+                raise UserError(
+                    f"{name}: its dataset {config.settings.data.dataset} or the code's defaults have changed"
+                )
+            self.stages = plan.stages
+        return self.stages[key]
+
+
+def _rows_of(
+    run: dict[str, Any], probe: Probe, store: Store, key: str, planned: _Planned
+) -> list[dict[str, Any]] | None:
+    """Rows of a probe on a finished stage, or None where it is unfinished or its features or its model are gone."""
+    facts = store.facts(key)
+    if facts is None:
         return None
     if probe_rows(store, key, probe) is None:
-        if not store.features(key).exists():
+        network = probe.needs_network and facts["kind"] in ("task", "joint")
+        if not store.features(key).exists() or (network and not store.model(key).exists()):
             return None
         with store.lock(key):
-            features = Features(**load_tensors(store.features(key))[0])
-            rows = run_probe(probe.name, probe.config, features, run["scenario"], run["tasks"], probe.seed)
-            write_json(store.probe(key, probe.key), {"rows": rows})
+            if probe.needs_network or probe.name not in FITS:
+                stage = replace(planned[key], probes=frozenset([probe]))
+                probe_stage(stage, store, Clock({}), lambda _: _say(run, probe, facts, planned.quiet))
+            else:
+                _probe_features(run, probe, store, key)
     return probe_rows(store, key, probe)
+
+
+def _probe_features(run: dict[str, Any], probe: Probe, store: Store, key: str) -> None:
+    """Runs a probe on cached features alone: neither the images nor the network are needed."""
+    features = Features(**load_tensors(store.features(key))[0])
+    rows = run_probe(probe.name, probe.config, features, run["scenario"], run["tasks"], probe.seed)
+    write_json(store.probe(key, probe.key), {"rows": rows})
+
+
+def _say(run: dict[str, Any], probe: Probe, facts: dict[str, Any], quiet: bool) -> None:
+    if not quiet:
+        where = f"after task {facts['task']}" if facts["kind"] == "task" else facts["kind"]
+        target = f" on {probe.target.name}" if probe.target else ""
+        name = f"{run['strategy']}-{run['objective']}, seed {run['seed']}, {where}"
+        print(f"{name}: probe {probe.name}{target}", file=sys.stderr)

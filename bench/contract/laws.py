@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from bench.config import LinearOfflineProbe
 from bench.contract.trial import STEPS, TASKS, Trial, as_bytes, differing, equal, packed, small
 from bench.engine.plan import first_key
+from bench.evaluate.catalogue import ON_FEATURES
 from bench.evaluate.features import all_features, encode_split, project
-from bench.evaluate.probes import PROBES, run_probe
+from bench.evaluate.offline import run_offline
+from bench.evaluate.probes import run_probe
+from bench.evaluate.transfer import transfer_features
 from bench.grid import ignored
 from methods import registry
 
@@ -140,8 +144,10 @@ def check_evaluation_changes_nothing(strategy: str, objective: str) -> None:
     x = encode_split(learner, learner.encoder, data.test, 8, (data.mean, data.std))
     project(learner.objective.projector, x)
     features = all_features(trial.scenario, x, x)
-    for name in PROBES:
+    for name in ON_FEATURES:
         run_probe(name, getattr(trial.run.settings.probe, name), features, "data_il", TASKS, 0)
+    run_offline(LinearOfflineProbe(epochs=1), 0.1, features, trial.scenario, learner, 8, 0)
+    transfer_features(data, learner, 8, 1)
     require(as_bytes(learner.state_dict()) == before, "the state moved")
     require([m.training for m in learner.modules()] == modes, "a module changed its mode")
 

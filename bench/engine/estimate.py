@@ -11,7 +11,6 @@ import torch
 
 from bench.config import RunConfig, canonical
 from bench.engine.environment import environment
-from bench.engine.online import PROBE as ONLINE
 from bench.engine.plan import Plan, PlannedRun, Stage, is_done, scenario_of
 from bench.engine.stage import build_learner
 from bench.engine.store import Store
@@ -132,7 +131,7 @@ def _measure(stage: Stage, out: Path) -> tuple[float, float]:
     scenario = scenario_of(stage.run, out)
     torch.set_num_threads(stage.run.settings.numerics.threads)
     trial = None if stage.kind == "pixels" else Trial(stage.run, scenario, task=max(0, stage.task))
-    extra = evaluation_seconds(scenario, trial, [probe for probe in stage.probes if probe.name != ONLINE])
+    extra = evaluation_seconds(scenario, trial, stage.probes)
     if trial is None or not stage.trains:
         return 0.0, extra
     (per_step,) = mean_seconds([trial.whole], trial.device)

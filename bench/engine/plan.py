@@ -12,29 +12,14 @@ from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
 from bench.data.arrays import Stats, normalisation_of, statistics
 from bench.data.datasets import load
 from bench.data.scenarios import Scenario, Task, build
-from bench.engine.online import PROBE as ONLINE
+from bench.engine.probing import Probe, check_names, probes_of, transfers_of
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.evaluate.probes import PROBES, probe_names, settings_of
 from bench.grid import ignored
 from bench.models.encoder import build_encoder, native_size
 from methods import registry
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A probe to run on a stage."""
-
-    name: str
-    config: Any
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Name of its results: settings and seed."""
-        return f"{self.name}-{digest([settings_of(self.name, self.config), self.seed], 8)}"
 
 
 @dataclass(frozen=True)
@@ -87,14 +72,7 @@ class PlannedRun:
 
     def expected_probes(self) -> list[str]:
         """Names under which this run's accuracies are recorded."""
-        names = [n for p in self.probes for n in probe_names(p.name, p.config, self.config.scenario)]
-        return [*names, *(p.name for p in online_probes(self.config))]
-
-
-def online_probes(run: RunConfig) -> tuple[Probe, ...]:
-    """The classifier trained beside the encoder as a probe of every stage that trains; empty where there is none."""
-    online = run.settings.online
-    return (Probe(ONLINE, online, 0),) if online.run else ()
+        return [name for probe in self.probes for name in probe.record_names(self.config.scenario)]
 
 
 @dataclass
@@ -198,7 +176,7 @@ def _planned(runs: list[RunConfig], out: Path, quiet: bool) -> list[tuple[Planne
     for members in positions.values():
         scenario = scenario_of(runs[members[0]], out, quiet)
         for position in members:
-            made[position] = _plan_run(runs[position], scenario)
+            made[position] = _with_transfer(*_plan_run(runs[position], scenario), out, quiet)
             _check_sizes(made[position][0], scenario)
     return [made[position] for position in range(len(runs))]
 
@@ -271,14 +249,14 @@ def first_key(run: RunConfig, scenario: Scenario) -> str:
 def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stage]]:
     settings, seeds = run.settings, run.seeds
     base, model = _identity(run, scenario)
-    probes = tuple(Probe(name, getattr(settings.probe, name), seeds.probe) for name in PROBES)
+    check_names(settings)
+    probes = probes_of(run)
     stages = [
         Stage(digest([base, "pixels", settings.numerics.threads]), "pixels", -1, None, run),
         Stage(digest([base, model, "init"]), "init", -1, None, run),
         *_trained_stages(run, scenario),
     ]
-    online = online_probes(run)
-    stages = [replace(s, probes=frozenset(probes + (online if s.trains else ()))) for s in stages]
+    stages = [replace(stage, probes=frozenset(p for p in probes if p.fits(stage.kind))) for stage in stages]
     last = len(scenario.tasks) - 1
     drawn = [base["drawn"]] if "drawn" in base else []
     setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "train": lean(settings.train)}
@@ -312,6 +290,13 @@ def _trained_stages(run: RunConfig, scenario: Scenario) -> list[Stage]:
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     return stages
+
+
+def _with_transfer(planned: PlannedRun, stages: list[Stage], out: Path, quiet: bool) -> tuple[PlannedRun, list[Stage]]:
+    """The run with the probes on other datasets, which every stage has."""
+    more = transfers_of(planned.config, planned.config.settings.probe, out, quiet)
+    stages = [replace(stage, probes=stage.probes.union(more)) for stage in stages]
+    return replace(planned, probes=planned.probes + more), stages
 
 
 def _first_task(run: RunConfig) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from bench.engine.environment import environment
-from bench.engine.plan import PlannedRun, Probe, online_probes
+from bench.engine.plan import PlannedRun
+from bench.engine.probing import Probe
 from bench.engine.store import Store, read_json
 from bench.evaluate.probes import label
 
@@ -67,7 +68,7 @@ def _append(file: BinaryIO, lines: Iterable[bytes], known: frozenset[bytes]) -> 
 
 def config_row(run: PlannedRun) -> dict[str, Any]:
     """The first row: the resolved configuration and the environment."""
-    config = run.config
+    config, settings = run.config, run.config.settings.probe
     return {
         "kind": "config",
         "run_id": run.run_id,
@@ -86,7 +87,7 @@ def config_row(run: PlannedRun) -> dict[str, Any]:
         "synthetic_domains": run.synthetic_domains,
         "note": run.note,
         "probes": run.expected_probes(),
-        "headline": label("linear", config.settings.probe.linear),
+        "headline": label(settings.headline, getattr(settings, settings.headline)),
         "stages": list(run.stages),
         **({} if run.after == tuple(range(-2, len(run.task_names))) else {"after": list(run.after)}),
         "config": asdict(config),
@@ -129,9 +130,10 @@ def sync_record(run: PlannedRun, store: Store) -> int:
 
 def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[dict[str, Any]] | None:
     facts = store.facts(key)
-    probes = run.probes + (online_probes(run.config) if task >= 0 else ())
-    results = [probe_rows(store, key, probe) for probe in probes]
-    if facts is None or any(found is None for found in results):
+    if facts is None:
+        return None
+    results = [probe_rows(store, key, probe) for probe in run.probes if probe.fits(facts["kind"])]
+    if any(found is None for found in results):
         return None
     rows: list[dict[str, Any]] = []
     for found in results:
@@ -146,6 +148,8 @@ def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[dict
 
 def accuracy_row(row: dict[str, Any], task: int) -> dict[str, Any]:
     """A probe's row as a record; task: -2 raw pixels, -1 random network, else the task last trained."""
+    if "dataset" in row:
+        return {"kind": "transfer", "after_task": task, **row}
     return {"kind": "pixels", **row} if task == -2 else {"kind": "accuracy", "after_task": task, **row}
 
 

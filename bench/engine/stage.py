@@ -15,13 +15,12 @@ from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine.checkpoint import load_tensors, restore_training_state, save_tensors, training_state
 from bench.engine.environment import code_hash, environment
-from bench.engine.online import PROBE as ONLINE
-from bench.engine.online import Online, online_rows
+from bench.engine.online import Online
 from bench.engine.plan import Stage, input_size, input_statistics, is_done, scenario_of
+from bench.engine.probing import Subject, run_on
 from bench.engine.store import Store, write_json
 from bench.engine.train import Diverged, Progress, Views, train_task
 from bench.evaluate.features import Features, all_features, encode_split, pixels, project, watch
-from bench.evaluate.probes import run_probe
 from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
 from bench.models.optim import build_optimizer
@@ -62,11 +61,11 @@ def do_stage(stage: Stage, out: Path, save_every: float, emit: Emit) -> bool:
         clock = Clock({})
         if store.facts(stage.key) is None:
             facts = _make(stage, store, clock, save_every, emit)
-            _probe(stage, store, clock, emit)
+            probe_stage(stage, store, clock, emit)
             facts["seconds"] = {part: round(s, 3) for part, s in clock.seconds.items()}
             store.finish(stage.key, facts)
         else:
-            _probe(stage, store, clock, emit)
+            probe_stage(stage, store, clock, emit)
     return True
 
 
@@ -103,20 +102,32 @@ def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emi
     }
 
 
-def _probe(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
+def probe_stage(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
+    """Runs the probes of a stage that have no results yet; its features, and its model where it has one, are there.
+
+    Those that run during training have left theirs by now.
+    """
     missing = [probe for probe in stage.probes if not store.probe(stage.key, probe.key).exists()]
     if not missing:
         return
-    tensors, _ = load_tensors(store.features(stage.key))
-    features = Features(**tensors)
-    tasks = len(scenario_of(stage.run, store.out).tasks)
+    scenario = scenario_of(stage.run, store.out)
+    size = input_size(stage.run, scenario)
+    features = Features(**load_tensors(store.features(stage.key))[0])
+    subject = Subject(stage.key, stage.kind, features, scenario, size, partial(_trained, stage, scenario, store))
     for probe in sorted(missing, key=lambda p: p.key):
         emit({"stage": stage.key, "phase": f"probe {probe.name}"})
-        work = partial(run_probe, probe.name, probe.config, features, stage.run.scenario, tasks, probe.seed)
-        if probe.name == ONLINE:
-            work = partial(online_rows, load_tensors(store.online(stage.key))[0], features, tasks)
-        rows = clock.run("probes", work)
+        rows = clock.run("probes", partial(run_on, subject, probe, store))
         write_json(store.probe(stage.key, probe.key), {"rows": rows})
+
+
+def _trained(stage: Stage, scenario: Scenario, store: Store) -> Learner:
+    """A learner whose encoder is that of a stage as it ended; its heads are fresh."""
+    learner = build_learner(stage.run, scenario, 0)
+    if stage.trains:
+        state, _ = load_tensors(store.model(stage.key))
+        own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+        learner.encoder.load_state_dict(own, strict=True)
+    return learner
 
 
 def build_learner(run: RunConfig, scenario: Scenario, task: int, plain: bool = False) -> Learner:

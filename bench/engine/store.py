@@ -58,6 +58,10 @@ class Store:
         """Results of one probe on a stage's features."""
         return self.stage(key) / f"probe-{probe_key}.json"
 
+    def transfer(self, key: str, dataset: str) -> Path:
+        """Cached features of another dataset, named by its digest, in the network of a stage."""
+        return self.stage(key) / f"transfer-{dataset[:16]}.safetensors"
+
     def record(self, run_id: str) -> Path:
         """Append-only records of a run."""
         return self.out / "records" / f"{run_id}.jsonl"

@@ -64,14 +64,19 @@ def _membership(scenario: Scenario) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def encode_split(learner: Learner, encoder: nn.Module, split: Split, size: int, stats: tuple) -> Tensor:
-    """Features (N, F) float32 of a whole split in eval mode; leaves every state as it was."""
+def encode_split(
+    learner: Learner, encoder: nn.Module, split: Split, size: int, stats: tuple, channels: int | None = None
+) -> Tensor:
+    """Features (N, F) float32 of a whole split in eval mode; leaves every state as it was.
+
+    channels: what the images are adapted to, None for their own; stats: mean and standard deviation of each of them.
+    """
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
     parts = [
-        learner.encode(encoder, augment.resize(images, size, *stats)[None])[0]
-        for images in _batches(split, str(device))
+        learner.encode(encoder, augment.resize(adapted(images, channels), size, *stats)[None])[0]
+        for images in batches_of(split, str(device))
     ]
     encoder.train(was_training)
     return torch.cat(parts)
@@ -92,16 +97,27 @@ def pixels(split: Split) -> Tensor:
     height, width, channels = split.images.shape[1:]
     zero, one = (0.0,) * channels, (1.0,) * channels
     rows = []
-    for x in _batches(split, "cpu"):
+    for x in batches_of(split, "cpu"):
         small = x / 255 if max(height, width) <= PIXEL_SIDE else augment.resize(x, PIXEL_SIDE, zero, one)
         rows.append(small.flatten(1).half())
     return torch.cat(rows)
 
 
-def _batches(split: Split, device: str) -> Iterator[Tensor]:
+def batches_of(split: Split, device: str) -> Iterator[Tensor]:
     """All images of a split in order: uint8 (n, C, H, W) on the device."""
     images = TaskImages(split.images, np.arange(len(split.images)), device, once=True)
     return images.batches(torch.arange(len(images)).split(BATCH))
+
+
+def adapted(images: Tensor, channels: int | None) -> Tensor:
+    """uint8 images (n, C, H, W) with 1 or 3 channels: grey is repeated, colour becomes the luminance mean (.299, .587,
+    .114 of red, green and blue, rounded, as PIL's `L`); unchanged for None or their own number."""
+    if channels in (None, images.shape[1]):
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    red, green, blue = images.int().unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)[:, None]
 
 
 def effective_rank(x: Tensor) -> float:

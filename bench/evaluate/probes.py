@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.config import KnnProbe, LinearProbe, NcmProbe, ProbeConfig
+from bench.evaluate.catalogue import AWARE
 from bench.evaluate.features import EVERY_TASK, Features
 from bench.seeding import generator
 
@@ -20,11 +22,17 @@ Scores = Callable[[Tensor], Tensor]
 """Features (n, F) -> scores (n, C), the higher the likelier."""
 
 
-def fit_linear(x: Tensor, y: Tensor, classes: int, config: LinearProbe, seed: int) -> Scores:
-    """Multinomial logistic regression on standardised features by L-BFGS; x: (N, F), y: (N,) in [0, classes)."""
-    mean, std = x.mean(0), x.std(0)
+def fit_linear(
+    x: Tensor, y: Tensor, classes: int, config: LinearProbe, seed: int, unlabelled: Tensor | None = None
+) -> Scores:
+    """Multinomial logistic regression on standardised features by L-BFGS; x: (N, F), y: (N,) in [0, classes).
+
+    unlabelled: (M, F) features whose mean and standard deviation are taken instead of those of x.
+    """
+    reference = x if unlabelled is None else unlabelled
+    mean, std = reference.mean(0), reference.std(0)
     # A feature without spread in training says nothing; scaled up, its rounding and its rare test values would.
-    std = std.masked_fill(std <= 1e-5 * torch.maximum(x.amax(0), -x.amin(0)), 1.0)
+    std = std.masked_fill(std <= 1e-5 * torch.maximum(reference.amax(0), -reference.amin(0)), 1.0)
     # Rows that begin at a multiple of 64 bytes: the products below are faster, and equal bit by bit.
     standard = x.new_ones(len(x), (x.shape[1] // 16 + 1) * 16)[:, : x.shape[1] + 1]
     torch.sub(x, mean, out=standard[:, :-1]).div_(std)
@@ -91,11 +99,33 @@ def fit_ncm(x: Tensor, y: Tensor, classes: int, config: NcmProbe, seed: int) -> 
     return lambda test: (F.normalize(test, dim=1) @ means.T).masked_fill(absent, -2.0)
 
 
-PROBES: dict[str, tuple[Callable[..., Scores], str]] = {
-    "linear": (fit_linear, "logistic regression on standardised features, all classes (headline)"),
-    "knn": (fit_knn, "cosine k-nearest neighbours, weighted votes"),
-    "ncm": (fit_ncm, "nearest class mean, cosine"),
+def few_labels(y: Tensor, fraction: float, seed: int) -> Tensor:
+    """Rows of a class-balanced part of the labels y (N,), ascending: of each class that is there, `fraction` of the
+    mean class size, at least one image and at most all; a smaller fraction's rows are among a larger one's."""
+    classes = y.unique().tolist()
+    count = max(1, round(fraction * len(y) / len(classes)))
+    chosen = []
+    for label in classes:
+        rows = (y == label).nonzero()[:, 0]
+        order = torch.randperm(len(rows), generator=generator(seed, "probe", "few labels", label))
+        chosen.append(rows[order[:count]])
+    return torch.cat(chosen).sort().values
+
+
+def fit_few(fraction: float, x: Tensor, y: Tensor, classes: int, config: LinearProbe, seed: int) -> Scores:
+    """`fit_linear` on few of the labels; the standardisation, which needs none, is that of all features."""
+    rows = few_labels(y, fraction, seed)
+    return fit_linear(x[rows], y[rows], classes, config, seed, unlabelled=x)
+
+
+FITS: dict[str, Callable[..., Scores]] = {
+    "linear": fit_linear,
+    "knn": fit_knn,
+    "ncm": fit_ncm,
+    "linear_1pct": partial(fit_few, 0.01),
+    "linear_10pct": partial(fit_few, 0.1),
 }
+"""Of every probe on cached features: (x, y, classes, config, seed) -> scores."""
 
 
 def label(name: str, config: Any) -> str:
@@ -112,22 +142,37 @@ def label(name: str, config: Any) -> str:
 def probe_names(name: str, config: Any, scenario: str) -> list[str]:
     """The record names that a probe gives: its label and, where tasks can be told apart, `LABEL_aware`."""
     word = label(name, config)
-    return [word] if scenario == "data_il" else [word, f"{word}_aware"]
+    return [word] if scenario == "data_il" else [word, f"{word}{AWARE}"]
 
 
 def run_probe(name: str, config: Any, features: Features, scenario: str, tasks: int, seed: int) -> list[dict[str, Any]]:
+    """Rows {probe, on_task, value, n} of a probe on cached features: see `accuracies`."""
+    x, y, classes = features.train_x.float(), features.train_y, count_classes(features)
+
+    def fit(chosen: Tensor | None) -> Scores:
+        own = (x, y) if chosen is None else (x[chosen], y[chosen])
+        return FITS[name](*own, classes, config, seed)
+
+    return accuracies(label(name, config), fit, features, scenario, tasks)
+
+
+def count_classes(features: Features) -> int:
+    """Number of classes that a classifier has: one above the highest label."""
+    return int(max(features.train_y.max(), features.test_y.max())) + 1
+
+
+def accuracies(
+    word: str, fit: Callable[[Tensor | None], Scores], features: Features, scenario: str, tasks: int
+) -> list[dict[str, Any]]:
     """Rows {probe, on_task, value, n}: accuracy in [0, 1] on the n test images of each task.
 
-    Task-agnostic: one classifier over all classes and all training images. Task-aware (`_aware`): in class_il the same
-    classifier restricted to the classes of the task; in domain_il a classifier fitted on the domain alone. In data_il
-    every task has the whole test set, and there is no aware row.
+    fit: makes the classifier from the training images of a mask (N,), or from all. Task-agnostic: one classifier over
+    all classes and all training images. Task-aware (`_aware`): in class_il the same classifier restricted to the
+    classes of the task; in domain_il a classifier fitted on the domain alone. In data_il every task has the whole test
+    set, and there is no aware row.
     """
-    fit = PROBES[name][0]
-    word = label(name, config)
-    classes = int(max(features.train_y.max(), features.test_y.max())) + 1
-    x, y = features.train_x.float(), features.train_y
     test = features.test_x.float()
-    scores = fit(x, y, classes, config, seed)(test)
+    scores = fit(None)(test)
     right = scores.argmax(1) == features.test_y
     rows = []
     for task in range(tasks):
@@ -135,14 +180,14 @@ def run_probe(name: str, config: Any, features: Features, scenario: str, tasks: 
         rows.append(_row(word, task, right[chosen]))
         mine = features.train_task == task
         if scenario == "class_il":
-            absent = torch.ones(classes, dtype=torch.bool)
-            absent[y[mine].unique()] = False
+            absent = torch.ones(scores.shape[1], dtype=torch.bool)
+            absent[features.train_y[mine].unique()] = False
             aware = scores[chosen].masked_fill(absent, float("-inf"))
         elif scenario == "domain_il":
-            aware = fit(x[mine], y[mine], classes, config, seed)(test[chosen])
+            aware = fit(mine)(test[chosen])
         else:
             continue
-        rows.append(_row(f"{word}_aware", task, aware.argmax(1) == features.test_y[chosen]))
+        rows.append(_row(f"{word}{AWARE}", task, aware.argmax(1) == features.test_y[chosen]))
     return rows
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bench.evaluate.catalogue import probe_description
 from bench.evaluate.metrics import average_accuracy, forgetting
 from bench.report.maintable import notes_of
 from bench.report.records import STATES, Run
@@ -65,6 +66,11 @@ class SequenceData:
     def title(self) -> str:
         """`class_il / fashion_mini / 5 tasks, linear probe`."""
         return f"{self.scenario} / {self.dataset} / {counted(self.tasks)}, {self.probe} probe"
+
+    @property
+    def description(self) -> str:
+        """Which probe the numbers are of."""
+        return probe_description(self.probe)
 
     @property
     def objectives(self) -> list[str]:

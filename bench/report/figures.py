@@ -63,7 +63,7 @@ def draw_all(summary: Summary, formats: Sequence[str]) -> dict[str, bytes]:
                 figure = Figure(layout="constrained")
                 FigureCanvasAgg(figure)
                 caption = kind.draw(figure, data)
-                add_texts(figure, data.title, [*data.notes, caption])
+                add_texts(figure, data.title, [*data.notes, f"{data.description}.", caption])
                 # lay out once, not once per format
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")

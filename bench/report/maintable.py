@@ -1,12 +1,13 @@
 """The main table as data: one section per task sequence, one row per method; renderers only format it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from bench.evaluate.catalogue import probe_description
 from bench.evaluate.metrics import METRICS
 from bench.report.comparisons import winners
 from bench.report.records import STATES, Run
@@ -84,6 +85,11 @@ class Section:
         """`class_il / fashion_mini / 5 tasks`."""
         return f"{self.scenario} / {self.dataset} / {counted(self.tasks)}"
 
+    @property
+    def description(self) -> str:
+        """Which probe the numbers are of, but those of columns that name another."""
+        return probe_description(self.probe)
+
 
 def main_table(summary: Summary) -> list[Section]:
     """The sections of the main table, sorted."""
@@ -110,13 +116,12 @@ def notes_of(runs: Iterable[Run]) -> tuple[str, ...]:
     return (*notes, *sorted({f"{run.note.rstrip('.')}." for run in runs if run.note}))
 
 
-def definitions(sections: Sequence[Section]) -> list[str]:
+def definitions() -> list[str]:
     """How to read the numbers, one sentence each."""
-    probes = " and ".join(sorted({section.probe for section in sections}))
     formulas = "; ".join(f"{c.title} = {METRICS[c.metric].formula}" for c in COLUMNS if c.probe is None)
     return [
-        "All numbers in percent, mean ± standard deviation over seeds (no ± with one seed); "
-        f"probe: {probes}, except kNN accuracy = average accuracy by the knn probe.",
+        "All numbers in percent, mean ± standard deviation over seeds (no ± with one seed); each table names its "
+        f"probe, but kNN accuracy = average accuracy by the {probe_description('knn')}.",
         "With R[t, i] the accuracy on task i after task t, for tasks 0..T-1, and random[i] that of the "
         f"network before training: {formulas}.",
         "n: runs averaged / seeds planned (all seeds that any method of the same setting has).",

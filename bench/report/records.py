@@ -17,6 +17,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "accuracy": ("probe", "after_task", "on_task"),
     "pixels": ("probe", "on_task"),
     "watch": ("after_task",),
+    "transfer": ("dataset", "probe", "after_task"),
 }
 # the machine may differ between the sessions that continue a run; its results may not
 FREE_OF_CONFIG = ("environment",)
@@ -39,6 +40,7 @@ class Run:
     accuracy: dict[tuple[str, int, int], float] = field(default_factory=dict)  # (probe, after_task, on_task)
     pixels: dict[tuple[str, int], float] = field(default_factory=dict)  # (probe, on_task)
     collapsed: dict[int, str] = field(default_factory=dict)  # after_task -> reason
+    transfer: dict[tuple[str, str, int], float] = field(default_factory=dict)  # (dataset, probe, after_task)
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -177,6 +179,9 @@ def _file_row(run: Run, row: Row) -> None:
         elif row["kind"] == "pixels":
             _check(0 <= row["on_task"] < run.tasks and 0 <= row["value"] <= 1)
             run.pixels[row["probe"], row["on_task"]] = float(row["value"])
+        elif row["kind"] == "transfer":
+            _check(-2 <= row["after_task"] < run.tasks and 0 <= row["value"] <= 1)
+            run.transfer[row["dataset"], row["probe"], row["after_task"]] = float(row["value"])
         # the untrained network may well look collapsed; that says nothing about the method
         elif row["kind"] == "watch" and row["collapsed"] and row["after_task"] >= 0:
             run.collapsed[row["after_task"]] = row.get("reason", "")

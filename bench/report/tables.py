@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report.comparisons import differences_to_best
 from bench.report.maintable import COLUMNS, Entry, Section, TableRow, definitions, troubles
+from bench.report.probetables import probes_side_by_side, transfer_latex, transfer_markdown
 from bench.report.statistics import Summary, counted
 from bench.report.text import markdown as _md
 from bench.report.text import markdown_table as _md_table
 from bench.report.text import tex as _tex
+from bench.report.transfers import transfers
 from bench.report.variants import method_name
 
 if TYPE_CHECKING:
@@ -31,12 +33,13 @@ MATRIX_COLUMNS = (
 
 def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[str]) -> str:
     """`table.md`: how to read it, the main table by section, paired differences, runs left out, warnings."""
-    lines = ["# Results", "", *(f"- {line}" for line in [*definitions(sections), MARK_NOTE])]
+    lines = ["# Results", "", *(f"- {line}" for line in [*definitions(), MARK_NOTE])]
     header = ["objective", "strategy", *(column.title for column in COLUMNS), "n"]
     for section in sections:
         lines += ["", f"## {_md(section.title)}", "", *(f"**{_md(note)}**\n" for note in section.notes)]
+        lines += [f"{_md(section.description)}\n"]
         lines += _md_table(header, [_cells(row, _md_number, _md) for row in section.rows], numbers=7)
-    lines += _md_differences(summary)
+    lines += [*_md_differences(summary), *probes_side_by_side(summary), *transfer_markdown(transfers(summary))]
     left_out = troubles(summary)
     if left_out:
         lines += ["", "## Runs left out", ""]
@@ -46,8 +49,8 @@ def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[s
     return "\n".join(lines) + "\n"
 
 
-def latex(sections: Sequence[Section]) -> str:
-    r"""`table.tex`: one booktabs tabular per section, made to be `\input` in a table environment."""
+def latex(summary: Summary, sections: Sequence[Section]) -> str:
+    r"""`table.tex`: one booktabs tabular per section, made to be `\input` in a table environment; then transfer."""
     lines = [r"% \usepackage{booktabs} and UTF-8 input; made to be \input in a table or as it stands."]
     header = [
         "objective",
@@ -64,7 +67,10 @@ def latex(sections: Sequence[Section]) -> str:
             r"\begin{tabular}{ll" + "r" * (len(COLUMNS) + 1) + "}",
             r"\toprule",
             rf"\multicolumn{{{len(header)}}}{{l}}{{{_tex(section.title)}}} \\",
-            *(rf"\multicolumn{{{len(header)}}}{{l}}{{\footnotesize {_tex(note)}}} \\" for note in section.notes),
+            *(
+                rf"\multicolumn{{{len(header)}}}{{l}}{{\footnotesize {_tex(note)}}} \\"
+                for note in (section.description, *section.notes)
+            ),
             r"\midrule",
             " & ".join(header) + r" \\",
             r"\midrule",
@@ -73,8 +79,9 @@ def latex(sections: Sequence[Section]) -> str:
             r"\end{tabular}\par}",
             r"\medskip",
         ]
-    notes = " ".join([*definitions(sections), MARK_NOTE])
-    return "\n".join([*lines, rf"{{\footnotesize {_tex(notes)}\par}}"]) + "\n"
+    notes = " ".join([*definitions(), MARK_NOTE])
+    lines += [rf"{{\footnotesize {_tex(notes)}\par}}", *transfer_latex(transfers(summary))]
+    return "\n".join(lines) + "\n"
 
 
 def terminal(sections: Sequence[Section]) -> "Table":
@@ -84,7 +91,8 @@ def terminal(sections: Sequence[Section]) -> "Table":
 
     whole = Table.grid()
     for section in sections:
-        whole.add_row(Text(f"{section.title}, {section.probe} probe", "bold"))
+        whole.add_row(Text(section.title, "bold"))
+        whole.add_row(Text(section.description, "dim"))
         whole.add_row(_terminal_section(section))
         for note in section.notes:
             whole.add_row(Text(note, "italic"))

@@ -10,7 +10,9 @@ from bench.files import write_atomic
 from bench.report import tables
 from bench.report.comparisons import flips
 from bench.report.maintable import Section, main_table
+from bench.report.probetables import transfer_csv
 from bench.report.statistics import Summary, summarise
+from bench.report.transfers import transfers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +34,8 @@ class ReportResult:
 def write_report(out: Path, formats: Sequence[str] = FORMATS) -> ReportResult:
     """Write `out/report/` from `out/records/`; the same records give the same bytes.
 
-    formats: which of `FORMATS`; csv stands for `table.csv` and `matrix.csv`, png and pdf for the figures.
+    formats: which of `FORMATS`; csv stands for `table.csv` and `matrix.csv` (and `transfer.csv` where other datasets
+    were probed), png and pdf for the figures.
     Raises UserError for an unknown format, no records, or records that contradict each other.
     """
     for name in formats:
@@ -43,8 +46,12 @@ def write_report(out: Path, formats: Sequence[str] = FORMATS) -> ReportResult:
     warnings = (*summary.warnings, *flips(summary))
     texts = {
         "md": lambda: {"table.md": tables.markdown(summary, sections, warnings)},
-        "tex": lambda: {"table.tex": tables.latex(sections)},
-        "csv": lambda: {"table.csv": tables.cells_csv(summary), "matrix.csv": tables.matrix_csv(summary)},
+        "tex": lambda: {"table.tex": tables.latex(summary, sections)},
+        "csv": lambda: {
+            "table.csv": tables.cells_csv(summary),
+            "matrix.csv": tables.matrix_csv(summary),
+            **_transfer(summary),
+        },
     }
     contents = {
         name: text.encode() for kind, render in texts.items() if kind in formats for name, text in render().items()
@@ -60,6 +67,12 @@ def write_report(out: Path, formats: Sequence[str] = FORMATS) -> ReportResult:
     for name, data in contents.items():
         write_atomic(folder / name, data)
     return ReportResult(tuple(folder / name for name in contents), warnings, summary, tuple(sections))
+
+
+def _transfer(summary: Summary) -> dict[str, str]:
+    """`transfer.csv`, where there is anything to put in it."""
+    sections = transfers(summary)
+    return {"transfer.csv": transfer_csv(sections)} if sections else {}
 
 
 def terminal_table(result: ReportResult) -> "Table":

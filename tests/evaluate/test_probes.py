@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.config import KnnProbe, LinearProbe, NcmProbe
+from bench.config import KnnProbe, LinearProbe, NcmProbe, ProbeConfig
 from bench.evaluate.features import Features
 from bench.evaluate.probes import (
-    PROBES,
+    FITS,
+    few_labels,
     fit_knn,
     fit_linear,
     fit_ncm,
@@ -19,8 +20,8 @@ from bench.evaluate.probes import (
 )
 from tests.oracles import neighbours as oracle
 
-CONFIGS = {"linear": LinearProbe(), "knn": KnnProbe(), "ncm": NcmProbe()}
-every_probe = pytest.mark.parametrize("name", PROBES)
+CONFIGS = {name: getattr(ProbeConfig(), name) for name in FITS}
+every_probe = pytest.mark.parametrize("name", FITS)
 
 
 def blobs(count=60, classes=4, width=6, spread=0.3, seed=0):
@@ -39,7 +40,7 @@ def accuracy(scores, y):
 def test_separable_classes_are_separated(name):
     x, y = blobs()
     test, test_y = blobs(seed=1)
-    assert accuracy(PROBES[name][0](x, y, 4, CONFIGS[name], 0)(test), test_y) == 1.0
+    assert accuracy(FITS[name](x, y, 4, CONFIGS[name], 0)(test), test_y) == 1.0
 
 
 @every_probe
@@ -47,7 +48,7 @@ def test_features_without_information_give_chance(name):
     rng = torch.Generator().manual_seed(0)
     x, test = torch.randn(400, 8, generator=rng), torch.randn(400, 8, generator=rng)
     y = torch.arange(400) % 4
-    assert accuracy(PROBES[name][0](x, y, 4, CONFIGS[name], 0)(test), y) == pytest.approx(0.25, abs=0.08)
+    assert accuracy(FITS[name](x, y, 4, CONFIGS[name], 0)(test), y) == pytest.approx(0.25, abs=0.08)
 
 
 # --- linear -----------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_ncm_equals_a_loop():
 def test_a_class_without_training_images_is_never_answered(name):
     x, y = blobs()
     kept = y != 2
-    scores = PROBES[name][0](x[kept], y[kept], 4, CONFIGS[name], 0)
+    scores = FITS[name](x[kept], y[kept], 4, CONFIGS[name], 0)
     opposite = -10 * x[kept].mean(0)[None]
     assert 2 not in scores(torch.cat([x, opposite])).argmax(1).tolist()
 
@@ -198,7 +199,7 @@ def test_class_il_is_scored_with_and_without_the_task(name):
 @every_probe
 def test_class_il_rows_are_accuracies_of_one_classifier_over_all_classes(name):
     f = features("class_il")
-    scores = PROBES[name][0](f.train_x.float(), f.train_y, 4, CONFIGS[name], 0)(f.test_x.float())
+    scores = FITS[name](f.train_x.float(), f.train_y, 4, CONFIGS[name], 0)(f.test_x.float())
     found = rows(name, "class_il")
     for task in (0, 1):
         mine = f.test_task == task
@@ -246,3 +247,42 @@ def test_records_name_settings_that_are_not_the_default():
 def test_rows_have_the_announced_names(scenario):
     found = run_probe("knn", KnnProbe(k=3), features(scenario), scenario, 2, 0)
     assert {row["probe"] for row in found} == set(probe_names("knn", KnnProbe(k=3), scenario))
+
+
+# --- few labels -------------------------------------------------------------------------------------------------------
+
+
+def test_few_labels_are_equally_many_of_each_class_and_nested():
+    y = torch.arange(1000) % 5
+    one, ten = few_labels(y, 0.01, 3), few_labels(y, 0.1, 3)
+    assert torch.bincount(y[one]).tolist() == [2] * 5
+    assert torch.bincount(y[ten]).tolist() == [20] * 5
+    assert set(one.tolist()) < set(ten.tolist())
+    assert ten.tolist() == sorted(set(ten.tolist()))
+    assert not torch.equal(few_labels(y, 0.1, 4), ten)
+
+
+def test_few_labels_have_at_least_one_image_of_each_class_and_at_most_all():
+    y = torch.tensor([0] * 50 + [1] * 2 + [4])
+    assert torch.bincount(y[few_labels(y, 0.01, 0)]).tolist() == [1, 1, 0, 0, 1]
+    assert torch.bincount(y[few_labels(y, 0.2, 0)]).tolist() == [4, 2, 0, 0, 1]
+
+
+def test_the_other_labels_are_not_read_but_their_features_standardise():
+    x, y = blobs(200, spread=2.5)
+    test, _ = blobs(50, spread=2.5, seed=1)
+    rows = few_labels(y, 0.1, 0)
+    fit, config = FITS["linear_10pct"], LinearProbe()
+    scores = fit(x, y, 4, config, 0)(test)
+    standard = (x - x.mean(0)) / x.std(0)
+    unit = torch.tensor([[-1.0], [1.0]]).expand(2, 6) / 2**0.5  # mean 0, deviation 1: standardises nothing
+    expected = fit_linear(standard[rows], y[rows], 4, config, 0, unlabelled=unit)
+    torch.testing.assert_close(scores, expected((test - x.mean(0)) / x.std(0)), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(scores, fit_linear(x, y, 4, config, 0)(test), atol=0.1)
+
+
+def test_fewer_labels_say_less():
+    x, y = blobs(2000, spread=2.5)
+    test, test_y = blobs(2000, spread=2.5, seed=1)
+    found = [accuracy(FITS[name](x, y, 4, LinearProbe(), 0)(test), test_y) for name in ("linear_1pct", "linear")]
+    assert found[0] < found[1]

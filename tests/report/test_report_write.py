@@ -110,7 +110,8 @@ def test_markdown_shows_counts_marks_reasons_and_definitions(out: Path) -> None:
     assert "incomplete | 0 of 24 accuracy rows |" in text
     assert "forgetting = mean over i < T-1 of (max over i <= t < T-1 of R[t, i]) - R[T-1, i]" in text
     assert "mean ± standard deviation over seeds" in text
-    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("| moco")}
+    main = text.partition("## Probes side by side")[0].splitlines()
+    widths = {line.replace("\\|", "").count("|") for line in main if line.startswith("| moco")}
     assert widths == {10}
 
 
