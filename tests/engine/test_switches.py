@@ -73,7 +73,7 @@ def test_a_switch_that_does_not_fit_is_refused_in_one_line(pictures, tmp_path, c
 
 
 def test_constants_for_colours_are_refused_for_grey_data_before_anything_is_trained(tmp_path, capsys):
-    grey = fill(tmp_path / "grey", mode="L")
+    grey = fill(tmp_path / "grey", count=40, mode="L")
     assert run(*words(grey, tmp_path / "out", "finetune", "--set", "data.normalisation=cifar")) == 2
     assert "data.normalisation cifar is for images of 3 channels, folder:grey has 1" in capsys.readouterr().err
 
