@@ -50,11 +50,12 @@ def check(args: argparse.Namespace) -> int:
     if not (colon and layout in LAYOUTS) and args.name not in _checkable():
         raise UserError(f"nothing to check for '{args.name}'{nearest(args.name, _checkable())}")
     if colon:
-        return _check_files(args, folder_source(layout, path))
+        return _check_files(args, folder_source(layout, path), args.image_size)
     data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
     try:
         if args.name in NAMED:
-            return _check_files(args, named_source(args.name, data_dir))
+            side = NAMED[args.name].stored_side(args.image_size) if args.image_size else None
+            return _check_files(args, named_source(args.name, data_dir), side)
         return _check_arrays(args, load(args.name, out=args.out, data_dir=data_dir, download=False))
     except UserError as error:
         Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(str(error))}", highlight=False)
@@ -71,17 +72,15 @@ def _told(args: argparse.Namespace, release: Release | None, record: Record, fin
 
 
 def _checkable() -> list[str]:
-    return [name for name in {**catalogue(), **NAMED} if ":" not in name] + [f"{layout}:PATH" for layout in LAYOUTS]
+    return [name for name in catalogue() if ":" not in name] + [f"{layout}:PATH" for layout in LAYOUTS]
 
 
-def _check_files(args: argparse.Namespace, source: Source) -> int:
+def _check_files(args: argparse.Namespace, source: Source, side: int | None) -> int:
     total = sum(1 for _ in source.entries())
     if not total:
         raise UserError(f"{source.root}: no images in it")
     with _progress(args.name, total, args.quiet) as advance:
-        record = examine_files(
-            source.root, source.entries(), image_size=args.image_size, quick=args.quick, advance=advance
-        )
+        record = examine_files(source.root, source.entries(), image_size=side, quick=args.quick, advance=advance)
     empty = empty_folders(source.layout, source.root, record.counts.keys()) if source.layout else []
     findings = count_findings(record, source.release, empty)
     if source.lists:
