@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and sizes of files in words."""
 
 import os
 import secrets
@@ -31,3 +31,10 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def size_text(nbytes: float) -> str:
+    """`12 MB`, `3.4 GB` or `252 GB`."""
+    if nbytes < 1e9:
+        return f"{nbytes / 1e6:.0f} MB"
+    return f"{nbytes / 1e9:.1f} GB" if nbytes < 1e11 else f"{nbytes / 1e9:,.0f} GB"

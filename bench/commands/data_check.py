@@ -3,9 +3,8 @@
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from bench.data.doctor.counts import Row, count_findings, count_rows
 from bench.data.doctor.examine import Record, examine_arrays, examine_files, file_names
 from bench.data.doctor.findings import (
     ATTENTION,
+    NOTE,
     Finding,
     all_names,
     class_findings,
@@ -27,31 +27,18 @@ from bench.data.doctor.findings import (
     file_findings,
     slip_findings,
 )
-from bench.data.doctor.lists import ListFile, slips
-from bench.data.doctor.releases import RELEASES, Release
+from bench.data.doctor.lists import classes_of, slips
+from bench.data.doctor.releases import Release, release_of
+from bench.data.doctor.source import Source, folder_source, named_source
 from bench.data.doctor.variants import fingerprint
-from bench.data.doctor.walk import empty_folders, stream
+from bench.data.doctor.walk import empty_folders
 from bench.data.folders import LAYOUTS
-from bench.data.listing import Entry
+from bench.data.named import NAMED
 from bench.errors import UserError, nearest
 from bench.files import write_atomic
 
 SHOWN = 5  # names under a finding on the terminal; the JSON has all
 STYLES = {"ok": "green", "note": "yellow", "attention": "bold red"}
-
-
-@dataclass
-class Source:
-    """Where a dataset comes from. entries: lists its files anew at each call. layout: of LAYOUTS, where the folders
-    alone say what there is. expected: see `class_findings`.
-    """
-
-    root: Path
-    entries: Callable[[], Iterable[Entry]]
-    release: Release | None = None
-    lists: list[ListFile] = field(default_factory=list)
-    layout: str = ""
-    expected: str = ""
 
 
 def check(args: argparse.Namespace) -> int:
@@ -60,23 +47,23 @@ def check(args: argparse.Namespace) -> int:
     Raises UserError for an unknown dataset or a folder that is not there.
     """
     layout, colon, path = args.name.partition(":")
-    if colon and layout in LAYOUTS:
-        if not path:
-            raise UserError(f"dataset {args.name}: a path is missing, as in {layout}:PATH")
-        root = Path(path).expanduser()
-        source = Source(root, lambda: stream(layout, root), layout=layout)
-        record, findings = _files(source, args)
-        release = None
-    elif args.name in RELEASES and not colon:
-        release = RELEASES[args.name]
-        try:
-            data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
-            dataset = load(args.name, out=args.out, data_dir=data_dir, download=False)
-        except UserError as error:
-            return _missing(args, str(error))
-        record, findings = _arrays(dataset, release)
-    else:
+    if not (colon and layout in LAYOUTS) and args.name not in _checkable():
         raise UserError(f"nothing to check for '{args.name}'{nearest(args.name, _checkable())}")
+    if colon:
+        return _check_files(args, folder_source(layout, path), args.image_size)
+    data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
+    try:
+        if args.name in NAMED:
+            side = NAMED[args.name].stored_side(args.image_size) if args.image_size else None
+            return _check_files(args, named_source(args.name, data_dir), side)
+        return _check_arrays(args, load(args.name, out=args.out, data_dir=data_dir, download=False))
+    except UserError as error:
+        Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(str(error))}", highlight=False)
+        return 1
+
+
+def _told(args: argparse.Namespace, release: Release | None, record: Record, findings: list[Finding]) -> int:
+    """Writes and prints the findings; returns the exit status."""
     rows = count_rows(record, release)
     target = args.out / f"data-check-{re.sub('[^A-Za-z0-9_.]+', '-', args.name).strip('-.')}.json"
     _write(target, _content(args, record, rows, findings))
@@ -85,44 +72,54 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _checkable() -> list[str]:
-    return [name for name in catalogue() if not name.startswith("noise")]
+    return [name for name in catalogue() if ":" not in name] + [f"{layout}:PATH" for layout in LAYOUTS]
 
 
-def _files(source: Source, args: argparse.Namespace) -> tuple[Record, list[Finding]]:
+def _check_files(args: argparse.Namespace, source: Source, side: int | None) -> int:
     total = sum(1 for _ in source.entries())
     if not total:
         raise UserError(f"{source.root}: no images in it")
     with _progress(args.name, total, args.quiet) as advance:
-        record = examine_files(
-            source.root, source.entries(), image_size=args.image_size, quick=args.quick, advance=advance
-        )
+        record = examine_files(source.root, source.entries(), image_size=side, quick=args.quick, advance=advance)
     empty = empty_folders(source.layout, source.root, record.counts.keys()) if source.layout else []
     findings = count_findings(record, source.release, empty)
     if source.lists:
         findings += slip_findings(slips(source.lists))
-    findings += class_findings(sorted(record.classes), source.expected)
+    classes = classes_of(source.lists) if source.lists else sorted(record.classes)
+    findings += class_findings(classes, source.expected) + _released_order(args.name, classes)
     findings += file_findings(record, args.quick)
     findings += duplicate_findings(record, args.quick)
     all_names(findings, lambda wanted: file_names(source.entries(), wanted, len(record.labels)))
-    return record, findings
+    return _told(args, source.release, record, findings)
 
 
-def _arrays(dataset: Dataset, release: Release) -> tuple[Record, list[Finding]]:
+def _check_arrays(args: argparse.Namespace, dataset: Dataset) -> int:
+    release = release_of(args.name)
     record = examine_arrays(dataset.train, dataset.test, dataset.classes)
     findings = count_findings(record, release) + class_findings(list(dataset.classes))
+    findings += _released_order(args.name, list(dataset.classes))
     findings += duplicate_findings(record, quick=False)
     first = len(dataset.train.images)
     all_names(findings, lambda wanted: {position: _position(position, first) for position in wanted})
-    return record, findings
+    return _told(args, release, record, findings)
+
+
+def _released_order(name: str, classes: list[str]) -> list[Finding]:
+    """What order CaSSLe's and PNR's code gives these classes, which is part of what its numbers are measured on."""
+    if name not in ("cifar100", "imagenet100") or len(classes) != 100:
+        return []
+    import torch
+
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(5)).tolist()
+    text = (
+        f"released code takes {', '.join(map(str, order[:6]))} .. (torch.randperm(100), seed 5), fingerprint "
+        f"{fingerprint(classes[label] for label in order)}; here the seed `order` draws it"
+    )
+    return [Finding(NOTE, "class order", text)]
 
 
 def _position(position: int, first_test: int) -> str:
     return f"train[{position}]" if position < first_test else f"test[{position - first_test}]"
-
-
-def _missing(args: argparse.Namespace, why: str) -> int:
-    Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(why)}", highlight=False)
-    return 1
 
 
 def _content(args: argparse.Namespace, record: Record, rows: list[Row], findings: list[Finding]) -> dict[str, Any]:
@@ -156,11 +153,11 @@ def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: 
         console.print(_class_table(record))
     for each in sorted(findings, key=lambda each: each.level != ATTENTION):
         style = STYLES[each.level]
-        console.print(f"[{style}]{each.level:9}[/] {each.check:10} {escape(each.text)}", highlight=False)
+        console.print(f"[{style}]{each.level:9}[/] {each.check:11} {escape(each.text)}", highlight=False)
         for name in each.names[:SHOWN]:
-            console.print(f"{'':21} {escape(name)}", highlight=False)
+            console.print(f"{'':22} {escape(name)}", highlight=False)
         if len(each.names) > SHOWN:
-            console.print(f"{'':21} and {len(each.names) - SHOWN:,} more", highlight=False)
+            console.print(f"{'':22} and {len(each.names) - SHOWN:,} more", highlight=False)
     wrong = sum(each.level == ATTENTION for each in findings)
     verdict = f"{wrong} thing{'s' * (wrong > 1)} to look at" if wrong else "all is well"
     console.print(f"{verdict}; everything by name in {target}", markup=False, highlight=False)

@@ -13,12 +13,13 @@ from bench.commands.report import check_formats, render
 from bench.config import GRID_KEYS
 from bench.engine.display import Display, duration
 from bench.engine.environment import code_hash
-from bench.engine.estimate import estimate
+from bench.engine.estimate import Estimate, estimate
 from bench.engine.packing import choose_jobs
 from bench.engine.plan import Plan, PlannedRun, is_done, make_plan, status_of
 from bench.engine.runner import execute
 from bench.engine.store import Store
 from bench.errors import UserError
+from bench.files import size_text
 from bench.grid import Request, build_runs, parse_seeds
 from bench.layers import Given, Layer, parse_set, read_yaml
 
@@ -81,7 +82,7 @@ def _names(value: Any, key: str) -> list[str]:
 def plan(args: argparse.Namespace) -> int:
     """Prints what `run` would do; trains nothing."""
     runs = build_runs(request_of(args))
-    made = make_plan(runs, args.out, args.quiet)
+    made = make_plan(runs, args.out, args.quiet, foresee=True)
     store = Store(args.out)
     store.prepare()
     print_plan(made, store, details=True)
@@ -149,13 +150,23 @@ def print_plan(made: Plan, store: Store, details: bool) -> None:
         f"{status.done} done, {status.partial} begun, {status.to_do} to do",
         highlight=False,
     )
+    for pending in sorted(made.pending):
+        text = f"{pending.why}; {size_text(pending.nbytes)} of decoded images to come"
+        console.print(text, highlight=False, markup=False)
     if details and status.done < total:
-        cost = estimate(made, store)
-        guess = " (from a few measured steps; other work on the machine counts)" if cost.measured else ""
-        console.print(
-            f"about {duration(cost.seconds)} with one job, {cost.bytes / 1e6:.0f} MB on disk{guess}",
-            highlight=False,
-        )
+        console.print(_cost(estimate(made, store)), highlight=False)
+
+
+def _cost(cost: Estimate) -> str:
+    hours = {"core-hours": cost.core_seconds / 3600, "GPU-hours": cost.gpu_seconds / 3600}
+    spent = " and ".join(f"{value:,.{_digits(value)}f} {unit}" for unit, value in hours.items() if value)
+    guess = " (from a few measured steps; other work on the machine counts)" if cost.measured else ""
+    return f"about {duration(cost.seconds)} with one job ({spent}), {size_text(cost.bytes)} on disk{guess}"
+
+
+def _digits(value: float) -> int:
+    """Digits behind the point that show three figures of an hour's parts and none of hundreds."""
+    return 3 if value < 0.1 else 2 if value < 1 else 1 if value < 100 else 0
 
 
 def _table(made: Plan, store: Store) -> Table:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,20 @@ class Split:
             raise ValueError("images, labels and domains differ in number: {}, {}, {}".format(*sizes))
 
 
+class Pending(NamedTuple):
+    """Why the images of a dataset are not there, and the bytes that they will take on disk."""
+
+    why: str
+    nbytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A named pair of splits; `domains` is empty for a single-domain dataset.
 
     mean, std: per channel, of train images / 255. digest: SHA-256 over class and domain names, shapes and
     content, so that the same images give the same digest wherever they lie. note: what a reader of results
-    must know.
+    must know. pending: set where only the numbers are real, for planning (`bench.data.pending`).
     """
 
     name: str
@@ -46,6 +53,7 @@ class Dataset:
     std: tuple[float, ...]
     digest: str
     note: str = ""
+    pending: Pending | None = None
 
 
 Stats = tuple[tuple[float, ...], tuple[float, ...]]

@@ -1,4 +1,4 @@
-"""The datasets by name: `load("fashion_mini")`, `load("folder:PATH")`; everything becomes uint8 arrays."""
+"""The datasets by name: `load("fashion_mini")`, `load("pacs")`, `load("folder:PATH")`; all become uint8 arrays."""
 
 import http.client
 import re
@@ -11,8 +11,9 @@ import numpy as np
 from bench.data import fashion_mini
 from bench.data.arrays import Dataset, Split, assemble, single_domain
 from bench.data.fashion_mini.rebuild import find_idx
-from bench.data.folders import LAYOUTS, load_folder
+from bench.data.folders import LAYOUTS, How, Source, folder_source, load_source
 from bench.data.idx import read_idx
+from bench.data.named import NAMED
 from bench.data.noise import load_noise
 from bench.errors import UserError, nearest
 
@@ -26,6 +27,7 @@ _CATALOGUE = {
     "fashion_mnist": "Fashion-MNIST, 60,000 + 10,000, 28x28 grey, 10 classes (arXiv:1708.07747)",
     "cifar10": "CIFAR-10, 50,000 + 10,000, 32x32 RGB, 10 classes (Krizhevsky 2009)",
     "cifar100": "CIFAR-100, 50,000 + 10,000, 32x32 RGB, 100 classes (Krizhevsky 2009)",
+    **{name: named.description for name, named in NAMED.items()},
     "folder:PATH": "PATH/<class>/image, a fifth held out by hash; or PATH/train/.. and PATH/test/.. (val/)",
     "domains:PATH": "PATH/<domain>/<class>/image, a fifth held out by hash",
     "noise:SIDE": "random pixels, for timing only; noise:224x3x100000 also says channels and number (3, 10000)",
@@ -50,9 +52,24 @@ def load(
     """The dataset of a name, of a folder, or of random pixels.
 
     out: where decoded folders, downloads and random pixels go (out/datasets). data_dir: where to look for files first.
-    image_size: side in pixels to decode folders at (see `load_folder`); arrays keep theirs. skip_corrupt: leave
-    out image files that cannot be read. download: fetch what is not there, where that is possible.
-    Raises UserError for an unknown name and for missing or broken data.
+    image_size: side in pixels to decode folders at (see `load_folder`), or from which `Named.stored_side` follows;
+    arrays keep theirs. skip_corrupt: leave out image files that cannot be read. download: fetch what is
+    not there, where that is possible. Raises UserError for an unknown name and for missing or broken data.
+    """
+    source = source_of(spec, data_dir, image_size)
+    if source is not None:
+        return load_source(source, out, How(skip_corrupt, quiet))
+    if spec.startswith("noise:"):
+        return load_noise(spec, out=out)
+    train, test, classes = _READERS[spec](data_dir, out / "datasets", download)
+    return assemble(spec, train, test, classes)
+
+
+def source_of(spec: str, data_dir: Path | None, image_size: int | None) -> Source | None:
+    """The image files of a dataset that is made of such, listed, else None.
+
+    image_size: of the network's input, from which that of the stored images follows. Raises UserError for an unknown
+    name and for files that are not there or lie in another way.
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image size {image_size}: must be 1 or more")
@@ -60,21 +77,15 @@ def load(
     if colon and layout in LAYOUTS:
         if not path:
             raise UserError(f"dataset {spec}: a path is missing, as in {layout}:PATH")
-        return load_folder(
-            layout,
-            Path(path).expanduser(),
-            out=out,
-            image_size=image_size,
-            skip_corrupt=skip_corrupt,
-            quiet=quiet,
-        )
-    if colon and layout == "noise":
-        return load_noise(spec, out=out)
-    if spec not in _READERS:
+        return folder_source(layout, Path(path).expanduser(), image_size)
+    if spec in NAMED:
+        named = NAMED[spec]
+        root = named.find(None if data_dir is None else data_dir.expanduser())
+        return Source(spec, spec, root, named.listing(root), named.stored_side(image_size))
+    if spec not in _READERS and not (colon and layout == "noise"):
         known = f"{layout}:PATH" if colon else spec
         raise UserError(f"unknown dataset '{spec}'{nearest(known, _CATALOGUE)}")
-    train, test, classes = _READERS[spec](data_dir, out / "datasets", download)
-    return assemble(spec, train, test, classes)
+    return None
 
 
 _Read = tuple[Split, Split, tuple[str, ...]]

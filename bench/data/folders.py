@@ -23,7 +23,7 @@ from bench.data.build import NPY_HEADER, Below, Journal, growing, image_bytes, w
 from bench.data.decode import Shape, fitting_shape
 from bench.data.listing import Entry, Listing, class_folders, domain_folders
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import size_text, write_atomic
 
 SCHEMA = 1  # of the cache: raised with any change to what is decoded or to how it is stored
 LAYOUTS = {"folder": class_folders, "domains": domain_folders}
@@ -180,18 +180,14 @@ def _make_sure_of_room(cache: Path, source: Source, shape: Shape, how: How) -> N
     there = sum(path.stat().st_size for path in parts if path.exists())
     free = shutil.disk_usage(cache).free
     side = f"{shape.size} x {shape.size} x {shape.channels}"
-    text = f"{source.name}: {len(source.listing.entries):,} images of {side} need {_size(needed)} in {cache}"
+    text = f"{source.name}: {len(source.listing.entries):,} images of {side} need {size_text(needed)} in {cache}"
     if there > NPY_HEADER:
-        text += f", of which {_size(min(there, needed))} may be there already"
-    text += f"; {_size(free)} are free"
+        text += f", of which {size_text(min(there, needed))} may be there already"
+    text += f"; {size_text(free)} are free"
     if needed - there > free:
         raise UserError(f"{text}: give --out on a larger disk or a smaller --image-size")
     if not how.quiet and (how.announce or needed >= _TOLD):
         print(text, file=sys.stderr)
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.1f} MB"
 
 
 def _dataset(source: Source, cache: Path, manifest: dict[str, Any]) -> Dataset:

@@ -24,11 +24,14 @@ SAME = ("torch", "processor", "accelerator", "cuda")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one job, bytes on disk, and how many kinds of stages had to be measured."""
+    """Seconds of one job, bytes on disk, and how many kinds of stages had to be measured; core_seconds, gpu_seconds:
+    processor time of stages on the CPU, time of stages on a GPU."""
 
     seconds: float
     bytes: int
     measured: int
+    core_seconds: float = 0.0
+    gpu_seconds: float = 0.0
 
 
 def estimate(plan: Plan, store: Store) -> Estimate:
@@ -38,7 +41,8 @@ def estimate(plan: Plan, store: Store) -> Estimate:
     for stage in plan.stages.values():
         kinds.setdefault(_kind(stage, runs[stage.key]), []).append(stage)
     figures = _figures(store)
-    seconds, nbytes, measured = 0.0, 0, 0
+    nbytes, measured = sum(pending.nbytes for pending in plan.pending), 0
+    cores, spent = 0.0, {"cpu": 0.0, "cuda": 0.0}
     for stages in kinds.values():
         todo = [stage for stage in stages if not is_done(stage, store)]
         if not todo:
@@ -57,8 +61,11 @@ def estimate(plan: Plan, store: Store) -> Estimate:
         except (RuntimeError, MemoryError) as error:  # a network that does not fit, or not these images
             run, text = todo[0].run, " ".join(str(error).split())[:200]
             raise UserError(f"{run.strategy}-{run.objective} cannot take a step: {text}") from error
-        seconds += sum(rate * _samples(stage, runs[stage.key]) + extra for stage in todo)
-    return Estimate(seconds, nbytes, measured)
+        seconds = sum(rate * _samples(stage, runs[stage.key]) + extra for stage in todo)
+        numerics = todo[0].run.settings.numerics
+        spent[numerics.device] += seconds
+        cores += seconds * numerics.threads if numerics.device == "cpu" else 0.0
+    return Estimate(sum(spent.values()), nbytes, measured, cores, spent["cuda"])
 
 
 def _kind(stage: Stage, run: PlannedRun) -> tuple[object, ...]:
@@ -128,7 +135,7 @@ def objective_text(run: RunConfig) -> str:
 
 def _measure(stage: Stage, out: Path) -> tuple[float, float]:
     """The same pair from a few real steps and the evaluation of some images."""
-    scenario = scenario_of(stage.run, out)
+    scenario = scenario_of(stage.run, out, foresee=True)
     torch.set_num_threads(stage.run.settings.numerics.threads)
     trial = None if stage.kind == "pixels" else Trial(stage.run, scenario, task=max(0, stage.task))
     extra = evaluation_seconds(scenario, trial, stage.probes)
@@ -139,7 +146,7 @@ def _measure(stage: Stage, out: Path) -> tuple[float, float]:
 
 
 def _bytes(stage: Stage, out: Path) -> int:
-    scenario = scenario_of(stage.run, out)
+    scenario = scenario_of(stage.run, out, foresee=True)
     count = len(scenario.dataset.train.labels) + len(scenario.dataset.test.labels)
     if stage.kind == "pixels":
         return count * 2 * min(3072, scenario.dataset.train.images[0].size)

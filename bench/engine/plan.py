@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
-from bench.data.arrays import Stats, normalisation_of, statistics
+from bench.data.arrays import Pending, Stats, normalisation_of, statistics
 from bench.data.datasets import load
+from bench.data.named import NAMED
+from bench.data.pending import load_or_foresee
 from bench.data.scenarios import Scenario, Task, build
 from bench.engine.probing import Probe, check_names, probes_of, transfers_of
 from bench.engine.store import Store
@@ -77,10 +79,11 @@ class PlannedRun:
 
 @dataclass
 class Plan:
-    """Runs and their unique stages, parents before children."""
+    """Runs and their unique stages, parents before children; pending: datasets of which only the numbers are there."""
 
     runs: list[PlannedRun] = field(default_factory=list)
     stages: dict[str, Stage] = field(default_factory=dict)
+    pending: set[Pending] = field(default_factory=set)
 
     def users(self) -> dict[str, list[PlannedRun]]:
         """Stage -> runs that have it."""
@@ -102,15 +105,16 @@ class _Sequence(NamedTuple):
 
 @dataclass(frozen=True)
 class _Loading:
-    """How datasets are loaded: `quiet` makes no other dataset."""
+    """How datasets are loaded: `quiet` makes no other dataset, `foresee` one without its images (for plans only)."""
 
     out: Path
     quiet: bool = field(compare=False)
+    foresee: bool = False
 
 
-def scenario_of(run: RunConfig, out: Path, quiet: bool = True) -> Scenario:
-    """The scenario of a run on its dataset, which is loaded once per process."""
-    return _scenario(_sequence(run), _Loading(out, quiet))
+def scenario_of(run: RunConfig, out: Path, quiet: bool = True, foresee: bool = False) -> Scenario:
+    """The scenario of a run on its dataset, which is loaded once per process; foresee: see `load_or_foresee`."""
+    return _scenario(_sequence(run), _Loading(out, quiet, foresee))
 
 
 def _sequence(run: RunConfig) -> _Sequence:
@@ -136,14 +140,16 @@ def _scenario(sequence: _Sequence, loading: _Loading) -> Scenario:
 @lru_cache(maxsize=2)
 def _dataset(spec: str, data_dir: str | None, size: int | None, skip: bool, loading: _Loading) -> Any:
     where = None if data_dir is None else Path(data_dir)
-    return load(spec, out=loading.out, data_dir=where, image_size=size, skip_corrupt=skip, quiet=loading.quiet)
+    loaded = load_or_foresee if loading.foresee else load
+    return loaded(spec, out=loading.out, data_dir=where, image_size=size, skip_corrupt=skip, quiet=loading.quiet)
 
 
 def input_size(run: RunConfig, scenario: Scenario) -> int:
     """Side of the images that the encoder gets, in pixels."""
-    native = native_size(run.settings.encoder)
+    data, native = run.settings.data, native_size(run.settings.encoder)
+    usual = NAMED[data.dataset].side if data.dataset in NAMED else None
     height, width = scenario.dataset.train.images.shape[1:3]
-    return run.settings.data.image_size or native or min(height, width)
+    return data.image_size or native or usual or min(height, width)
 
 
 def input_statistics(run: RunConfig, scenario: Scenario) -> Stats:
@@ -151,11 +157,15 @@ def input_statistics(run: RunConfig, scenario: Scenario) -> Stats:
     return statistics(run.settings.data.normalisation, scenario.dataset)
 
 
-def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True) -> Plan:
-    """The plan of a grid; raises UserError for a run that cannot start (batch above the task, too many tasks ...)."""
+def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True, foresee: bool = False) -> Plan:
+    """The plan of a grid, from numbers only where data is not there and `foresee` allows it.
+
+    Raises UserError for a run that cannot start (batch above the task, too many tasks ...).
+    """
     plan = Plan()
     known: set[str] = set()
-    for planned, stages in _planned(list(runs), out, quiet):
+    for planned, stages, pending in _planned(list(runs), _Loading(out, quiet, foresee)):
+        plan.pending |= pending
         if planned.run_id in known:
             continue
         known.add(planned.run_id)
@@ -166,17 +176,19 @@ def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True) -> Plan:
     return plan
 
 
-def _planned(runs: list[RunConfig], out: Path, quiet: bool) -> list[tuple[PlannedRun, list[Stage]]]:
+def _planned(runs: list[RunConfig], loading: _Loading) -> list[tuple[PlannedRun, list[Stage], set[Pending]]]:
     """Every run with its stages, in the order given; runs of one scenario are planned together, so that each is built
     once, whatever the number of runs."""
     positions: dict[_Sequence, list[int]] = {}
     for position, run in enumerate(runs):
         positions.setdefault(_sequence(run), []).append(position)
-    made: dict[int, tuple[PlannedRun, list[Stage]]] = {}
-    for members in positions.values():
-        scenario = scenario_of(runs[members[0]], out, quiet)
+    made: dict[int, tuple[PlannedRun, list[Stage], set[Pending]]] = {}
+    for sequence, members in positions.items():
+        scenario = _scenario(sequence, loading)
+        pending = {each for each in (scenario.dataset.pending,) if each is not None}
         for position in members:
-            made[position] = _with_transfer(*_plan_run(runs[position], scenario), out, quiet)
+            planned, stages = _plan_run(runs[position], scenario)
+            made[position] = (*_with_transfer(planned, stages, loading.out, loading.quiet), pending)
             _check_sizes(made[position][0], scenario)
     return [made[position] for position in range(len(runs))]
 

@@ -137,12 +137,15 @@ def test_copies_within_a_split_are_counted_and_those_of_two_classes_are_named(pe
     for name in ("a", "b", "c"):
         paint(pets / "train" / "cat" / f"{name}.png", value=50)
     paint(pets / "train" / "dog" / "d.png", value=50)
+    for name in ("e", "f"):
+        paint(pets / "test" / "cat" / f"{name}.png", value=51)
     status, findings, _ = ill(f"folder:{pets}")
     assert status == 0
     notes = dict(wrong(findings, "note"))
     group = " = ".join(["train/cat/a.png", "train/cat/b.png", "train/cat/c.png", "train/dog/d.png"])
     assert notes == {
         "within train: 3 copies of another image": [group],
+        "within test: 1 copy of another image": ["test/cat/e.png = test/cat/f.png"],
         "4 images are equal to another one under another class": [group],
     }
 
@@ -209,6 +212,7 @@ def test_a_named_set_that_is_not_there_is_missing_with_the_way_to_get_it(tmp_pat
     status, _, printed = ill("cifar10", data_dir=str(tmp_path / "data"))
     assert status == 1
     assert "missing" in printed
+    assert "download failed" not in printed
     assert "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz" in printed
     assert list((tmp_path / "data").iterdir()) == []
 

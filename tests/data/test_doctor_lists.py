@@ -5,6 +5,7 @@ import pytest
 from bench.data.doctor.lists import list_files, listed, slips
 from bench.errors import UserError
 
+DOMAINS = ("clipart", "real")
 GOOD = {
     "clipart_train.txt": ["clipart/ant/1.jpg 0", "clipart/bee/1.jpg 1", "clipart/bee/2.jpg 1"],
     "clipart_test.txt": ["clipart/ant/2.jpg 0", "clipart/bee/3.jpg 1"],
@@ -24,12 +25,12 @@ def folder(tmp_path):
 
 
 def told(root):
-    return [(slip.what, slip.where) for slip in slips(list_files(root))]
+    return [(slip.what, slip.where) for slip in slips(list_files(root, DOMAINS))]
 
 
 def test_lists_give_domain_split_and_class_of_every_path_in_order(folder):
     root = folder()
-    entries = list(listed(list_files(root)))
+    entries = list(listed(list_files(root, DOMAINS)))
     assert [entry.path for entry in entries][:3] == ["clipart/ant/2.jpg", "clipart/bee/3.jpg", "clipart/ant/1.jpg"]
     assert {(entry.domain, entry.split) for entry in entries} == {
         (domain, split) for domain in ("clipart", "real") for split in ("train", "test")
@@ -42,13 +43,13 @@ def test_a_list_without_its_partner_is_named(folder):
     root = folder()
     (root / "real_test.txt").unlink()
     with pytest.raises(UserError, match=r"real_test\.txt is missing"):
-        list_files(root)
+        list_files(root, DOMAINS)
 
 
 def test_a_line_without_a_label_is_named_and_left_out(folder):
     root = folder(real_train=["real/ant/1.jpg 0", "real/bee/1.jpg", "", "real/bee/2.jpg 1"])
     assert told(root) == [("broken", "real_train.txt:2: not a path and a label")]
-    assert "real/bee/1.jpg" not in {entry.path for entry in listed(list_files(root))}
+    assert "real/bee/1.jpg" not in {entry.path for entry in listed(list_files(root, DOMAINS))}
 
 
 def test_a_label_that_disagrees_with_the_folder_of_its_path_is_named(folder):

@@ -1,7 +1,7 @@
 """Datasets given by list files, as DomainNet: lines "path label" in <domain>_train.txt and <domain>_test.txt."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,15 @@ class Slip(NamedTuple):
     where: str
 
 
-def list_files(folder: Path) -> list[ListFile]:
-    """The list files in a folder, by domain; empty if there are none. Raises UserError where one of a pair lacks."""
+def list_files(folder: Path, domains: Container[str]) -> list[ListFile]:
+    """The list files of these domains in a folder, in sorted order; empty if there are none.
+
+    Raises UserError where one of a pair is missing.
+    """
     found = []
     for path in sorted(folder.glob("*.txt")):
         domain, _, split = path.stem.rpartition("_")
-        if domain and split in _SPLITS:
+        if domain in domains and split in _SPLITS:
             found.append(ListFile(path, domain, split))
     present = {(each.domain, each.split) for each in found}
     for domain in sorted({each.domain for each in found}):
@@ -41,6 +44,12 @@ def list_files(folder: Path) -> list[ListFile]:
             if (domain, split) not in present:
                 raise UserError(f"{folder}: {domain}_{split}.txt is missing")
     return found
+
+
+def classes_of(files: list[ListFile]) -> list[str]:
+    """The class folders in the order of their labels."""
+    label_of = {folder: label for (label, folder), _ in reversed(_pairs(files).most_common())}
+    return sorted(label_of, key=lambda folder: (label_of[folder], folder))
 
 
 def listed(files: list[ListFile]) -> Iterator[Entry]:
@@ -55,9 +64,8 @@ def listed(files: list[ListFile]) -> Iterator[Entry]:
 
 def slips(files: list[ListFile]) -> list[Slip]:
     """Broken lines, labels that disagree with the class folder of most such lines, and paths listed twice."""
-    pairs = Counter((label, Path(path).parent.name) for _, _, path, label in _lines(files) if path)
     of_class, of_label = {}, {}
-    for (label, folder), _ in reversed(pairs.most_common()):
+    for (label, folder), _ in reversed(_pairs(files).most_common()):
         of_class[folder], of_label[label] = label, folder
     found, paths = [], Digests()
     for file, number, path, label in _lines(files):
@@ -77,6 +85,11 @@ def slips(files: list[ListFile]) -> list[Slip]:
         if position in twice:
             found.append(Slip("twice", f"{file.path.name}:{number}: {path}"))
     return found
+
+
+def _pairs(files: list[ListFile]) -> Counter[tuple[int, str]]:
+    """How often each label goes with each class folder."""
+    return Counter((label, Path(path).parent.name) for _, _, path, label in _lines(files) if path)
 
 
 def _lines(files: list[ListFile]) -> Iterator[tuple[ListFile, int, str, int]]:

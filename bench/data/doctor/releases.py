@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from bench.data.named import NAMED
+
 
 class Release(NamedTuple):
     """The numbers of a public release.
@@ -15,35 +17,45 @@ class Release(NamedTuple):
     source: str
 
 
-def _flat(classes: int, train: tuple[int, int], test: tuple[int, int], source: str, total: int = 0) -> Release:
-    totals = {("", "train"): total or classes * train[1], ("", "test"): classes * test[1]}
+def _flat(classes: int, train: tuple[int, int], test: tuple[int, int], source: str) -> Release:
+    totals = {("", "train"): classes * train[1], ("", "test"): classes * test[1]}
     return Release(classes, totals, {"train": train, "test": test}, source)
 
 
-# tensorflow/datasets, docs/catalog/domainnet.md: train and test images of the cleaned version, by domain.
-_DOMAINNET = {
-    "clipart": (33_525, 14_604),
-    "infograph": (36_023, 15_582),
-    "painting": (50_416, 21_850),
-    "quickdraw": (120_750, 51_750),
-    "real": (120_906, 52_041),
-    "sketch": (48_212, 20_916),
-}
-_PACS = {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929}
-
-RELEASES = {
+_ARRAYS = {
     "cifar10": _flat(10, (5_000, 5_000), (1_000, 1_000), "Krizhevsky 2009"),
     "cifar100": _flat(100, (500, 500), (100, 100), "Krizhevsky 2009"),
     "fashion_mnist": _flat(10, (6_000, 6_000), (1_000, 1_000), "arXiv:1708.07747"),
     "fashion_mini": _flat(10, (1_200, 1_200), (200, 200), "bench.data.fashion_mini"),
-    "tiny_imagenet": _flat(200, (500, 500), (50, 50), "Le and Yang 2015, Stanford CS231N"),
-    "imagenet1k": _flat(1_000, (732, 1_300), (50, 50), "arXiv:1409.0575, table 2", total=1_281_167),
-    "imagenet100": _flat(100, (732, 1_300), (50, 50), "CMC's classes of ILSVRC 2012", total=126_689),
-    "pacs": Release(7, {(name, ""): count for name, count in _PACS.items()}, {}, "arXiv:1710.03077"),
-    "domainnet": Release(
-        345,
-        {(name, split): pair[i] for name, pair in _DOMAINNET.items() for i, split in enumerate(("train", "test"))},
-        {},
-        "cleaned version, as in TensorFlow Datasets",
-    ),
 }
+# arXiv:1409.0575, table 2: 732 to 1,300 training images of a class of ImageNet-1k, 50 validation images of each.
+_IMAGENET = {"train": (732, 1_300), "test": (50, 50)}
+_PER_CLASS = {
+    "tiny_imagenet": {"train": (500, 500), "test": (50, 50)},
+    "imagenet100": _IMAGENET,
+    "imagenet1k": _IMAGENET,
+}
+_SOURCES = {
+    "tiny_imagenet": "Le and Yang 2015",
+    "imagenet100": "CMC's classes of ImageNet-1k",
+    "imagenet1k": "arXiv:1409.0575",
+    "domainnet": "cleaned lists, as in TensorFlow Datasets",
+    "pacs": "arXiv:1710.03077",
+}
+
+
+def release_of(name: str) -> Release:
+    """The numbers of the public dataset of this name."""
+    if name in _ARRAYS:
+        return _ARRAYS[name]
+    counts = NAMED[name].counts
+    totals = {("", "train"): counts.train, ("", "test"): counts.test}
+    if counts.domains and counts.split_known:
+        totals = {
+            (domain, split): images
+            for domain, *pair in counts.domains
+            for split, images in zip(("train", "test"), pair, strict=True)
+        }
+    elif counts.domains:
+        totals = {(domain, ""): train + test for domain, train, test in counts.domains}
+    return Release(counts.classes, totals, _PER_CLASS.get(name, {}), _SOURCES[name])
