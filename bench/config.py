@@ -12,7 +12,7 @@ from bench.layers import Given, Layer, read_yaml
 from bench.models.resnet import Stem
 
 PRESETS = Path(__file__).parent.parent / "configs" / "presets"
-GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset")
+GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset", "recipe")
 
 
 def later(default: Any) -> Any:
@@ -187,7 +187,8 @@ def describe_preset(name: str) -> str:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: a method on a scenario with its seeds. `seed` is the label under which runs are paired."""
+    """One run: a method on a scenario with its seeds. `seed` is the label under which runs are paired; `recipe`: where
+    its settings come from, beside the preset."""
 
     scenario: str
     objective: str
@@ -200,3 +201,4 @@ class RunConfig:
     preset: str
     settings: Settings
     overrides: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""

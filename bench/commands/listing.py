@@ -14,6 +14,7 @@ from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.evaluate.probes import PROBES
 from bench.layers import given_of, leaves
+from bench.recipes import SCRIPTED, describe_recipe, recipe_names
 from methods import registry
 
 
@@ -24,6 +25,7 @@ def show(what: str | None) -> int:
         "datasets": lambda: [_plain("dataset", catalogue())],
         "scenarios": lambda: [_plain("scenario", SCENARIOS)],
         "presets": _presets,
+        "recipes": _recipes,
         "probes": lambda: [_plain("probe", {name: text for name, (_, text) in PROBES.items()})],
     }
     if what is not None and what not in lists:
@@ -64,4 +66,14 @@ def _presets() -> Iterable[Table]:
     defaults = given_of(Settings())
     for key, _ in leaves(Settings):
         table.add_row(key, escape(str(defaults[key].value)))
+    yield table
+
+
+def _recipes() -> Iterable[Table]:
+    yield _plain("recipe", {name: describe_recipe(name) for name in recipe_names()})
+    taken = {"cifar100": "images of at most 64 pixels", "imagenet100": "larger images", "domainnet": "larger images"}
+    rows = {f"{family}, {scenario}": taken[family] for family, scenario in sorted(SCRIPTED)}
+    table = Table("scripts are for", "others that take their settings")
+    for name, text in rows.items():
+        table.add_row(name, text)
     yield table

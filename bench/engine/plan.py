@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.evaluate.probes import PROBES, probe_names, settings_of
 from bench.grid import ignored
 from bench.models.encoder import build_encoder, native_size
+from bench.recipes import recipe_values, remarks_of
 from methods import registry
 
 SCHEMA = 1
@@ -234,8 +235,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     stages = [replace(stage, probes=frozenset(probes)) for stage in stages]
-    setting = {"base": [scenario.source, settings.data.domains], **model, "train": lean(settings.train)}
-    setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment)}
+    setting = {"base": [scenario.source, settings.data.domains], **model, "init": None, **_training(run)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -244,12 +244,23 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         images=tuple(len(task.train) for task in scenario.tasks),
         dataset=scenario.dataset.name,
         synthetic_domains=scenario.synthetic_domains,
-        note=scenario.note,
+        note="; ".join(filter(None, (scenario.note, *remarks_of(run)))),
         setting=digest(setting, 8),
         method_setting=digest([run.objective_hparams, run.strategy_hparams], 8),
         probes=probes,
     )
     return planned, stages
+
+
+def _training(run: RunConfig) -> dict[str, Any]:
+    """How a run trains, but for data, model and method; under a recipe, whose values go with the objective, its name,
+    a hash of its values, and what was asked for beside it: so that runs of all its objectives share a setting."""
+    settings = run.settings
+    if not run.recipe:
+        return {"train": lean(settings.train), "optim": lean(settings.optim), "augment": lean(settings.augment)}
+    own = (f"{run.objective}.", f"{run.strategy}.")
+    asked = {key: value for key, value in run.overrides.items() if not key.startswith(own)}
+    return {"recipe": [run.recipe, digest(recipe_values(run.recipe)), run.preset, asked]}
 
 
 def _first_task(run: RunConfig) -> dict[str, Any]:
