@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config import RunConfig, Settings
+from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, leaves, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 SMALL = 64  # pixels: up to here images are taken for CIFAR's
 SIDES = {"fashion_mini": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}
-SCRIPTED = {
-    ("cifar100", "class_il"),
-    ("imagenet100", "class_il"),
-    ("imagenet100", "data_il"),
-    ("domainnet", "domain_il"),
-}
+SCRIPTED = {"cifar100": ("class_il",), "imagenet100": ("class_il", "data_il"), "domainnet": ("domain_il",)}
 """Datasets and scenarios that the released scripts are for."""
+TAKEN_FOR = {
+    "cifar100": f"images of at most {SMALL} pixels",
+    "imagenet100": "larger images in class_il and data_il",
+    "domainnet": "larger images in domain_il",
+}
+"""What else takes their settings; see `family_of`."""
 OBJECTIVES = {"mocov2plus": "moco", "barlow_twins": "barlow"}
 """Names of objectives in the scripts, where they differ from ours."""
 AWAITED = ("data.order", "train.device_groups", "train.teacher_bn", "online.", "probe.linear_offline.")
@@ -118,9 +120,8 @@ def remarks_of(run: RunConfig) -> list[str]:
     if not run.recipe:
         return []
     case, name = _case(run), run.settings.data.dataset
-    texts = (
-        [] if (name, run.scenario) in SCRIPTED else [f"{name} in {run.scenario} takes the settings for {case.family}"]
-    )
+    own = run.scenario in SCRIPTED.get(name, ())
+    texts = [] if own else [f"{name} in {run.scenario} takes the settings for {case.family}"]
     texts += [section.note for section in sections(run.recipe) if section.note and section.fits(case)]
     return [f"recipe {run.recipe}: {text}" for text in texts]
 
@@ -140,6 +141,11 @@ def corrections() -> list[Correction]:
     """All corrections, in the order of their file."""
     listed = read_yaml(RECIPES / "corrections.yaml")["corrections"].value
     return [Correction(**{key: _text(value) for key, value in each.items()}) for each in listed]
+
+
+def not_covered() -> dict[str, str]:
+    """Objectives of scripts that no recipe is for -> why."""
+    return {key: str(given.value) for key, given in _below(read_yaml(RECIPES / "corrections.yaml"), "not_covered.")}
 
 
 def script_rows(file: str = "scripts.csv") -> list[dict[str, str]]:
@@ -167,18 +173,27 @@ def _text(value: Any) -> str:
 @cache
 def sections(name: str) -> list[Section]:
     """The sections of a recipe, in the order of merging."""
-    layer = _read(name)
     found = []
-    for section, content in _groups(layer, "sections."):
+    for section, content in _groups(_read(name), "sections."):
+        for key, given in content.items():
+            _check(key, given)
         when = {key: _names(given) for key, given in _below(content, "when.")}
-        for key in when:
-            if key not in Case._fields:
-                raise UserError(
-                    f"{content[f'when.{key}'].where}: unknown condition '{key}'{nearest(key, Case._fields)}"
-                )
         note = content.get("note", Given("", ""))
         found.append(Section(section, when, dict(_below(content, "set.")), str(note.value)))
     return found
+
+
+def _check(key: str, given: Given) -> None:
+    part, _, condition = key.partition(".")
+    if part not in ("when", "set", "note"):
+        raise UserError(f"{given.where}: a section has no '{part}'{nearest(part, ('when', 'set', 'note'))}")
+    if part == "when":
+        if condition not in Case._fields:
+            raise UserError(f"{given.where}: unknown condition '{condition}'{nearest(condition, Case._fields)}")
+        known = {"family": list(SCRIPTED), "scenario": list(SCENARIOS)}.get(condition)
+        for name in _names(given):
+            if known is not None and name not in known:
+                raise UserError(f"{given.where}: unknown {condition} '{name}'{nearest(name, known)}")
 
 
 @cache

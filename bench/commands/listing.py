@@ -14,7 +14,7 @@ from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.evaluate.probes import PROBES
 from bench.layers import given_of, leaves
-from bench.recipes import SCRIPTED, describe_recipe, recipe_names
+from bench.recipes import SCRIPTED, TAKEN_FOR, describe_recipe, recipe_names
 from methods import registry
 
 
@@ -71,9 +71,6 @@ def _presets() -> Iterable[Table]:
 
 def _recipes() -> Iterable[Table]:
     yield _plain("recipe", {name: describe_recipe(name) for name in recipe_names()})
-    taken = {"cifar100": "images of at most 64 pixels", "imagenet100": "larger images", "domainnet": "larger images"}
-    rows = {f"{family}, {scenario}": taken[family] for family, scenario in sorted(SCRIPTED)}
-    table = Table("scripts are for", "others that take their settings")
-    for name, text in rows.items():
-        table.add_row(name, text)
-    yield table
+    yield _plain(
+        "settings for", {name: f"{', '.join(SCRIPTED[name])}; also {text}" for name, text in TAKEN_FOR.items()}
+    )

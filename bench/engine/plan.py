@@ -258,8 +258,8 @@ def _training(run: RunConfig) -> dict[str, Any]:
     settings = run.settings
     if not run.recipe:
         return {"train": lean(settings.train), "optim": lean(settings.optim), "augment": lean(settings.augment)}
-    own = (f"{run.objective}.", f"{run.strategy}.")
-    asked = {key: value for key, value in run.overrides.items() if not key.startswith(own)}
+    elsewhere = ("encoder.", "numerics.", f"{run.objective}.", f"{run.strategy}.")
+    asked = {key: value for key, value in run.overrides.items() if not key.startswith(elsewhere)}
     return {"recipe": [run.recipe, digest(recipe_values(run.recipe)), run.preset, asked]}
 
 
