@@ -56,6 +56,16 @@ def test_a_dataset_takes_the_settings_of_the_nearest_scripts(dataset, scenario, 
     assert family_of(dataset, scenario, size) == family
 
 
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_released_order_is_asked_for_where_there_is_one(recipe):
+    def order(dataset, scenario):
+        return recipe_layer(recipe, dataset, scenario, "byol").get("data.order")
+
+    assert order("fashion_mini", "domain_il") is None
+    asked_for = [order("fashion_mini", "class_il"), order("folder:PATH", "data_il"), order("domains:PATH", "domain_il")]
+    assert [given.value for given in asked_for] == [recipe] * 3
+
+
 def test_the_side_of_every_dataset_that_ships_is_known():
     by_name = {name for name in catalogue() if ":" not in name}
     assert by_name - {"imagenet100", "domainnet"} <= set(recipes.SIDES)
