@@ -17,7 +17,7 @@ COMMANDS = {
     "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
     "eval": "run probes on finished stages, without training, and report",
-    "list": "methods, datasets, scenarios, presets, probes",
+    "list": "methods, datasets, scenarios, presets, recipes, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
 }
@@ -93,7 +93,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--scenario", type=_words, metavar="NAMES", help="class_il, data_il, domain_il (default: class_il)"
     )
-    what.add_argument("--seeds", metavar="LIST", help="0-2 or 0,3,5 (default: 0)")
+    what.add_argument("--seeds", metavar="LIST", help="0-2 or 0,3,5 (default: 0; under --recipe: 5)")
     what.add_argument(
         "--vary",
         metavar="WHAT",
@@ -109,11 +109,16 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
         "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
     )
     how = parser.add_argument_group("how to train")
-    how.add_argument("--preset", metavar="NAME", help="quick, pilot or paper (default: quick)")
+    how.add_argument("--preset", metavar="NAME", help="quick, pilot or paper (default: quick; under --recipe: paper)")
+    how.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="pnr or cassle: settings of the released scripts, by dataset, scenario and objective",
+    )
     how.add_argument(
         "--fidelity",
         metavar="NAME",
-        help="released or principled: all switches for what released code does (default: as preset and keys say)",
+        help="released or principled: all switches for what released code does (default: as all else says)",
     )
     how.add_argument("--config", type=Path, metavar="FILE", help="YAML with the keys of --set and of this command line")
     how.add_argument(
@@ -258,7 +263,7 @@ def _subparser(command: str) -> argparse.ArgumentParser:
             "what",
             nargs="?",
             metavar="WHAT",
-            help="methods, datasets, scenarios, presets or probes (default: all)",
+            help="methods, datasets, scenarios, presets, recipes or probes (default: all)",
         )
     elif command == "paper":
         _add_paper(parser)

@@ -13,7 +13,7 @@ from bench.models.resnet import Stem
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS, FIDELITIES = CONFIGS / "presets", CONFIGS / "fidelity"
-GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset", "fidelity")
+GRID_KEYS = ("methods", "objective", "scenario", "seeds", "vary", "preset", "recipe", "fidelity")
 
 
 def later(default: Any) -> Any:
@@ -268,7 +268,8 @@ def _description(path: Path) -> str:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: a method on a scenario with its seeds. `seed` is the label under which runs are paired."""
+    """One run: a method on a scenario with its seeds. `seed` is the label under which runs are paired; `recipe`: where
+    its settings come from, beside the preset."""
 
     scenario: str
     objective: str
@@ -281,6 +282,7 @@ class RunConfig:
     preset: str
     settings: Settings
     overrides: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
 
 
 def restored(content: dict[str, Any]) -> RunConfig:

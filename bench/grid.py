@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from bench.config import NumericsConfig, RunConfig, Seeds, Settings, read_preset, with_fidelity
+from bench.config import DataConfig, NumericsConfig, RunConfig, Seeds, Settings, read_preset, with_fidelity
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, check_range, coerce, fill, given_of, leaves
 from bench.models.encoder import check_encoder
+from bench.recipes import recipe_layer
 from methods import registry
 
 VARY = ("all", *(f.name for f in fields(Seeds)))
@@ -21,8 +22,8 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Request:
-    """What to run, as names; `layer` holds the keys given in files and flags, over those of the preset and of
-    `fidelity`, a set of switches (None: as they are)."""
+    """What to run, as names; `layer` holds the keys given in files and flags, over those of `fidelity` (a set of
+    switches, None: as they are) over those of the recipe (where there is one) over those of the preset."""
 
     methods: Sequence[str]
     objectives: Sequence[str] = ("moco",)
@@ -30,6 +31,7 @@ class Request:
     seeds: Sequence[int] = (0,)
     vary: str = "all"
     preset: str = "quick"
+    recipe: str = ""
     fidelity: str | None = None
     layer: Layer | None = None
 
@@ -84,26 +86,51 @@ def build_runs(request: Request) -> list[RunConfig]:
     if request.vary not in VARY:
         raise UserError(f"--vary cannot be '{request.vary}'{nearest(request.vary, VARY)}")
     pairs = method_pairs(request.methods, request.objectives)
-    preset, layer = with_fidelity(read_preset(request.preset), request.fidelity), request.layer or {}
+    preset, layer = read_preset(request.preset), request.layer or {}
     known = {key for key, _ in leaves(Settings)} | _method_keys()
     for key, given in {**preset, **layer}.items():
         _check_key(key, given, known)
     preset, layer = _by_name(preset), _by_name(layer)
     for key, given in layer.items():
         _check_read(key, given, pairs)
-    plain = fill(Settings, _settings_keys(preset))
+    data = fill(Settings, _settings_keys({**preset, **layer})).data
+    cases: dict[tuple[str, str], _Case] = {}
+    for scenario, objective in product(request.scenarios, dict.fromkeys(objective for _, objective in pairs)):
+        recipe = _recipe(request.recipe, data, scenario, objective)
+        base = with_fidelity({**preset, **recipe}, request.fidelity)
+        for key, given in base.items():
+            _check_key(key, given, known)
+        cases[scenario, objective] = _resolve(base, layer)
+    return [
+        _run(scenario, pair, seed, request, cases[scenario, pair[1]])
+        for scenario, pair, seed in product(request.scenarios, pairs, request.seeds)
+    ]
+
+
+class _Case(NamedTuple):
+    """What runs of one scenario and objective share; base: keys of preset and recipe, given: those over them."""
+
+    base: Layer
+    given: Layer
+    plain: Settings
+    settings: Settings
+
+
+def _recipe(name: str, data: DataConfig, scenario: str, objective: str) -> Layer:
+    return recipe_layer(name, data.dataset, scenario, objective, data.image_size) if name else {}
+
+
+def _resolve(base: Layer, layer: Layer) -> _Case:
+    plain = fill(Settings, _settings_keys(base))
     settings = fill(Settings, {**given_of(plain), **_settings_keys(layer)})
     settings = replace(settings, numerics=resolve_numerics(settings.numerics))
     if settings.encoder.name.startswith("timm:") and "encoder.stem" not in layer:
-        # A preset's stem is for our networks; timm's keep their own unless one is asked for.
+        # The stem of a preset or recipe is for our networks; timm's keep their own unless one is asked for.
         settings = replace(settings, encoder=replace(settings.encoder, stem=None))
     check_encoder(settings.encoder)
     if settings.optim.min_lr > settings.optim.lr:
         raise UserError(f"optim.min_lr {settings.optim.min_lr} is above optim.lr {settings.optim.lr}")
-    return [
-        _run(scenario, pair, seed, request, settings, plain, {**preset, **layer}, layer)
-        for scenario, pair, seed in product(request.scenarios, pairs, request.seeds)
-    ]
+    return _Case(base, layer, plain, settings)
 
 
 def _by_name(layer: Layer) -> Layer:
@@ -150,6 +177,12 @@ def ignored(strategy: str, objective: str) -> frozenset[str]:
     return ignores
 
 
+def _method_values(pair: tuple[str, str], layer: Layer) -> dict[str, Any]:
+    """Hyperparameters of a pair as keys."""
+    kinds = zip(("strategy", "objective"), pair, strict=True)
+    return {f"{name}.{key}": value for kind, name in kinds for key, value in _hparams(kind, name, layer).items()}
+
+
 def _hparams(kind: str, name: str, layer: Layer) -> dict[str, Any]:
     cls = registry.get(kind, name)
     filled: dict[str, Any] = {}
@@ -165,26 +198,19 @@ def _hparams(kind: str, name: str, layer: Layer) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in fields(instance)}
 
 
-def _run(
-    scenario: str,
-    pair: tuple[str, str],
-    seed: int,
-    request: Request,
-    settings: Settings,
-    plain: Settings,
-    layer: Layer,
-    given: Layer,
-) -> RunConfig:
+def _run(scenario: str, pair: tuple[str, str], seed: int, request: Request, case: _Case) -> RunConfig:
     strategy, objective = pair
     names = {f.name for f in fields(Seeds)}
     varied = names if request.vary == "all" else {request.vary}
-    before, after = given_of(plain), given_of(settings)
+    layer = {**case.base, **case.given}
+    before = {key: given.value for key, given in given_of(case.plain).items()} | _method_values(pair, case.base)
+    after = {key: given.value for key, given in given_of(case.settings).items()} | _method_values(pair, layer)
     overrides = {
-        key: after[key].value if key in after else value.value
-        for key, value in given.items()
+        key: after[key]
+        for key in case.given
         if (not key.startswith(("data.", "probe.")) or key in ("data.normalisation", "data.order"))
-        and (key.partition(".")[0] in (strategy, objective) or key in after)
-        and (key not in before or before[key].value != after[key].value)
+        and key in after
+        and before[key] != after[key]
     }
     return RunConfig(
         scenario=scenario,
@@ -196,8 +222,9 @@ def _run(
         vary=request.vary,
         seeds=Seeds(**{name: seed if name in varied else 0 for name in names}),
         preset=request.preset,
-        settings=settings,
+        settings=case.settings,
         overrides=overrides | ({"fidelity": request.fidelity} if request.fidelity else {}),
+        recipe=request.recipe,
     )
 
 

@@ -14,7 +14,7 @@ HEAVY = ("torch", "torchvision", "timm", "methods")
 LAYERS = (
     ("bench.errors", "bench.files", "bench.seeding", "methods"),
     ("bench.data", "bench.evaluate.catalogue", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
-    ("bench.config", "bench.report", "bench.paper"),
+    ("bench.config", "bench.recipes", "bench.report", "bench.paper"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),
     ("bench.engine", "bench.speed"),

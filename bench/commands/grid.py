@@ -22,6 +22,7 @@ from bench.errors import UserError
 from bench.files import size_text
 from bench.grid import Request, build_runs, parse_seeds
 from bench.layers import Given, Layer, parse_set, read_yaml
+from bench.recipes import corrections_of, describe_recipe, recipe_seed, remarks_of
 
 FLAGS = {
     "dataset": "data.dataset",
@@ -42,7 +43,8 @@ FLAGS = {
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """What a command line asks for: its flags over --set over the file of --config over --fidelity over the preset."""
+    """What a command line asks for: its flags over --set over the file of --config over --fidelity over the recipe over
+    the preset."""
     layer: Layer = read_yaml(args.config) if args.config else {}
     grid = {key: layer.pop(key) for key in GRID_KEYS if key in layer}
     for text in args.set:
@@ -56,13 +58,16 @@ def request_of(args: argparse.Namespace) -> Request:
     chosen |= {key: getattr(args, key) for key in GRID_KEYS if getattr(args, key) is not None}
     if "methods" not in chosen:
         raise UserError("--methods is missing: name strategies or pairs, e.g. --methods finetune,cassle,sycon")
+    recipe = str(chosen.get("recipe") or "")
+    seed, preset = (recipe_seed(recipe), "paper") if recipe else (0, "quick")
     return Request(
         methods=_names(chosen["methods"], "methods"),
         objectives=_names(chosen.get("objective", "moco"), "objective"),
         scenarios=_names(chosen.get("scenario", "class_il"), "scenario"),
-        seeds=parse_seeds(_listed(chosen.get("seeds", "0"))),
+        seeds=parse_seeds(_listed(chosen.get("seeds", seed))),
         vary=str(chosen.get("vary", "all")),
-        preset=str(chosen.get("preset", "quick")),
+        preset=str(chosen.get("preset", preset)),
+        recipe=recipe,
         fidelity=None if chosen.get("fidelity") is None else str(chosen["fidelity"]),
         layer=layer,
     )
@@ -144,6 +149,7 @@ def print_plan(made: Plan, store: Store, details: bool) -> None:
     status = status_of(made, store)
     if details:
         console.print(_table(made, store))
+        _print_recipes(made, console)
     total = len(made.stages)
     console.print(
         f"{len(made.runs)} runs, {total} stages ({status.shared} shared): "
@@ -167,6 +173,17 @@ def _cost(cost: Estimate) -> str:
 def _digits(value: float) -> int:
     """Digits behind the point that show three figures of an hour's parts and none of hundreds."""
     return 3 if value < 0.1 else 2 if value < 1 else 1 if value < 100 else 0
+
+
+def _print_recipes(made: Plan, console: Console) -> None:
+    """The recipe, what it corrects in the released scripts, and where it has none for a run."""
+    configs = [planned.config for planned in made.runs if planned.config.recipe]
+    corrected = dict.fromkeys(str(found) for config in configs for found in corrections_of(config))
+    lines = [f"recipe {name}: {describe_recipe(name)}" for name in dict.fromkeys(c.recipe for c in configs)]
+    lines += [f"  corrected: {text}" for text in corrected]
+    lines += dict.fromkeys(f"  {text}" for config in configs for text in remarks_of(config))
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
 def _table(made: Plan, store: Store) -> Table:

@@ -14,6 +14,7 @@ from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.evaluate.catalogue import KINDS, PROBES
 from bench.layers import given_of, leaves
+from bench.recipes import SCRIPTED, TAKEN_FOR, describe_recipe, recipe_names
 from methods import registry
 
 
@@ -24,6 +25,7 @@ def show(what: str | None) -> int:
         "datasets": lambda: [_plain("dataset", catalogue())],
         "scenarios": lambda: [_plain("scenario", SCENARIOS)],
         "presets": _presets,
+        "recipes": _recipes,
         "probes": _probes,
     }
     if what is not None and what not in lists:
@@ -73,3 +75,10 @@ def _presets() -> Iterable[Table]:
     for key, _ in leaves(Settings):
         table.add_row(key, escape(str(defaults[key].value)))
     yield table
+
+
+def _recipes() -> Iterable[Table]:
+    yield _plain("recipe", {name: describe_recipe(name) for name in recipe_names()})
+    yield _plain(
+        "settings for", {name: f"{', '.join(SCRIPTED[name])}; also {text}" for name, text in TAKEN_FOR.items()}
+    )

@@ -19,6 +19,7 @@ from bench.engine.store import Store
 from bench.errors import UserError
 from bench.grid import ignored
 from bench.models.encoder import build_encoder, native_size
+from bench.recipes import recipe_values, remarks_of
 from methods import registry
 
 SCHEMA = 1
@@ -271,8 +272,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     stages = [replace(stage, probes=frozenset(p for p in probes if p.fits(stage.kind))) for stage in stages]
     last = len(scenario.tasks) - 1
     drawn = [base["drawn"]] if "drawn" in base else []
-    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "train": lean(settings.train)}
-    setting |= {"init": None, "optim": lean(settings.optim), "augment": lean(settings.augment), **_online(run)}
+    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "init": None, **_training(run)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -282,7 +282,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         images=tuple(len(task.train) for task in scenario.tasks),
         dataset=scenario.dataset.name,
         synthetic_domains=scenario.synthetic_domains,
-        note=scenario.note,
+        note="; ".join(filter(None, (scenario.note, *remarks_of(run)))),
         setting=digest(setting, 8),
         method_setting=digest([run.objective_hparams, run.strategy_hparams], 8),
         probes=probes,
@@ -309,6 +309,18 @@ def _with_transfer(planned: PlannedRun, stages: list[Stage], out: Path, quiet: b
     more = transfers_of(planned.config, planned.config.settings.probe, out, quiet)
     stages = [replace(stage, probes=stage.probes.union(more)) for stage in stages]
     return replace(planned, probes=planned.probes + more), stages
+
+
+def _training(run: RunConfig) -> dict[str, Any]:
+    """How a run trains, but for data, model and method; under a recipe, whose values go with the objective, its name,
+    a hash of its values, and what was asked for beside it: so that runs of all its objectives share a setting."""
+    settings = run.settings
+    if not run.recipe:
+        sections = {name: lean(getattr(settings, name)) for name in ("train", "optim", "augment")}
+        return {**sections, **_online(run)}
+    elsewhere = ("encoder.", "numerics.", f"{run.objective}.", f"{run.strategy}.")
+    asked = {key: value for key, value in run.overrides.items() if not key.startswith(elsewhere)}
+    return {"recipe": [run.recipe, digest(recipe_values(run.recipe)), run.preset, asked]}
 
 
 def _first_task(run: RunConfig) -> dict[str, Any]:

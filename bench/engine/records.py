@@ -81,6 +81,7 @@ def config_row(run: PlannedRun) -> dict[str, Any]:
         "seed": config.seed,
         "vary": config.vary,
         "preset": config.preset,
+        "recipe": config.recipe,
         "overrides": config.overrides,
         "setting": run.setting,
         "method_setting": run.method_setting,

@@ -62,6 +62,7 @@ class Run:
         self.headline: str = text("headline")
         self.vary: str = self.config.get("vary", "all")
         self.preset: str = self.config.get("preset") or ""
+        self.recipe: str = self.config.get("recipe") or ""
         self.overrides: dict[str, Any] = self.config.get("overrides") or {}
         self.synthetic_domains: bool = self.config.get("synthetic_domains", False)
         self.note: str = self.config.get("note", "")

@@ -36,8 +36,8 @@ def strategy_names(runs: Iterable[Run]) -> dict[Run, str]:
     averaged.
 
     Where a (scenario, dataset, tasks) holds several settings, all its names say which; else only a strategy
-    with several settings of its own does. Said is what preset, overrides and `vary` of the peers do not
-    share, and a hash where these do not tell.
+    with several settings of its own does. Said is what preset, recipe, overrides and `vary` of the peers
+    do not share, and a hash where these do not tell.
     """
     names: dict[Run, str] = {}
     for section in grouped(runs, lambda run: (run.scenario, run.dataset, run.tasks)).values():
@@ -86,7 +86,7 @@ def _names_among(peers: Sequence[Run]) -> dict[Run, str]:
 
 
 def _differences(groups: Mapping[Key, Sequence[Run]]) -> dict[Key, str]:
-    """What preset, overrides and `vary` of each group say that not all groups say."""
+    """What preset, recipe, overrides and `vary` of each group say that not all groups say."""
     traits = {key: set.intersection(*(_traits(run) for run in members)) for key, members in groups.items()}
     shared = set.intersection(*traits.values())
     return {key: ", ".join(sorted(own - shared)) for key, own in traits.items()}
@@ -94,7 +94,7 @@ def _differences(groups: Mapping[Key, Sequence[Run]]) -> dict[Key, str]:
 
 def _traits(run: Run) -> set[str]:
     overrides = {f"{name}={_plain(value)}" for name, value in run.overrides.items()}
-    return overrides | {f"vary={run.vary}"} | ({run.preset} if run.preset else set())
+    return overrides | {f"vary={run.vary}"} | ({run.preset, run.recipe} - {""})
 
 
 def _plain(value: object) -> str:
