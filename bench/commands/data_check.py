@@ -37,7 +37,8 @@ from bench.data.named import NAMED
 from bench.errors import UserError, nearest
 from bench.files import write_atomic
 
-SHOWN = 5  # names under a finding on the terminal; the JSON has all
+SHOWN = 5  # names under a finding on the terminal; the JSON has all ...
+WIDTH = 110  # ... and whole
 STYLES = {"ok": "green", "note": "yellow", "attention": "bold red"}
 
 
@@ -155,12 +156,18 @@ def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: 
         style = STYLES[each.level]
         console.print(f"[{style}]{each.level:9}[/] {each.check:11} {escape(each.text)}", highlight=False)
         for name in each.names[:SHOWN]:
-            console.print(f"{'':22} {escape(name)}", highlight=False)
+            console.print(f"{'':22} {escape(_shown(name))}", highlight=False)
         if len(each.names) > SHOWN:
             console.print(f"{'':22} and {len(each.names) - SHOWN:,} more", highlight=False)
     wrong = sum(each.level == ATTENTION for each in findings)
     verdict = f"{wrong} thing{'s' * (wrong > 1)} to look at" if wrong else "all is well"
     console.print(f"{verdict}; everything by name in {target}", markup=False, highlight=False)
+
+
+def _shown(name: str) -> str:
+    """A name for the terminal: cut, and without bytes that are no UTF-8."""
+    text = name.encode(errors="replace").decode()
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def _count_table(name: str, record: Record, rows: list[Row]) -> Table:

@@ -1,6 +1,7 @@
 """`data check` on small folders: each defect put in is found by name, and a clean folder is well."""
 
 import json
+import os
 from argparse import Namespace
 
 import numpy as np
@@ -247,6 +248,18 @@ def test_the_terminal_shows_a_few_names_and_the_file_all(pets, ill):
     assert len(wrong(findings)[0][1]) == 8
     assert printed.count("bad") == 5
     assert "and 3 more" in printed
+
+
+def test_a_name_that_is_no_utf_8_and_one_that_is_long_are_shown_and_stand_whole_in_the_file(pets, ill):
+    for name in (b"\xff.png", b"x" * 200 + b".png"):
+        (pets / "train" / "cat" / os.fsdecode(name)).write_bytes(b"")
+    _, findings, printed = ill(f"folder:{pets}")
+    assert [os.fsencode(name) for name in wrong(findings)[0][1]] == [
+        b"train/cat/" + b"x" * 200 + b".png",
+        b"train/cat/\xff.png",
+    ]
+    assert "train/cat/?.png" in printed
+    assert "xxx...\n" in printed
 
 
 def test_the_stream_lists_what_the_datasets_are_made_of(tmp_path, pets):

@@ -46,10 +46,11 @@ def test_a_list_without_its_partner_is_named(folder):
         list_files(root, DOMAINS)
 
 
-def test_a_line_without_a_label_is_named_and_left_out(folder):
-    root = folder(real_train=["real/ant/1.jpg 0", "real/bee/1.jpg", "", "real/bee/2.jpg 1"])
-    assert told(root) == [("broken", "real_train.txt:2: not a path and a label")]
-    assert "real/bee/1.jpg" not in {entry.path for entry in listed(list_files(root, DOMAINS))}
+@pytest.mark.parametrize("line", ["real/bee/1.jpg", "real/bee/1.jpg one", "/real/bee/1.jpg 1", "../real/bee/1.jpg 1"])
+def test_a_line_without_a_label_or_that_leads_out_is_named_and_left_out(folder, line):
+    root = folder(real_train=["real/ant/1.jpg 0", line, "", "real/bee/2.jpg 1"])
+    assert told(root) == [("broken", "real_train.txt:2: not a path below the folder and a label")]
+    assert not any(entry.path.endswith("real/bee/1.jpg") for entry in listed(list_files(root, DOMAINS)))
 
 
 def test_a_label_that_disagrees_with_the_folder_of_its_path_is_named(folder):

@@ -14,7 +14,7 @@ from bench.data.doctor.variants import IMAGENET100, class_list, fingerprint, ide
 
 OK, NOTE, ATTENTION = "ok", "note", "attention"
 _SLIPS = {
-    "broken": ("line is not a path and a label", "lines are not a path and a label"),
+    "broken": ("line is not a path below the folder and a label", "lines are not a path below the folder and a label"),
     "label": ("label disagrees with the class folder of its path", "labels disagree with the class folder of the path"),
     "twice": ("line names a path that another one names", "lines name a path that another one names"),
 }
@@ -77,11 +77,8 @@ def duplicate_findings(record: Record, quick: bool) -> list[Finding]:
     for split, groups in within.items():
         if groups:
             surplus = sum(len(group) - 1 for group in groups)
-            found.append(
-                Finding(
-                    NOTE, "duplicates", f"within {split}: {several(surplus, 'copy', 'copies')} of another image", groups
-                )
-            )
+            copies = several(surplus, "copy", "copies")
+            found.append(Finding(NOTE, "duplicates", f"within {split}: {copies} of another image", groups))
     if conflicts:
         text = f"{sum(map(len, conflicts)):,} images are equal to another one under another class"
         found.append(Finding(NOTE, "duplicates", text, conflicts))

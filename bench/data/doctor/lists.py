@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Container, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bench.data.doctor.digests import Digests
@@ -72,7 +72,7 @@ def slips(files: list[ListFile]) -> list[Slip]:
         folder = Path(path).parent.name
         where = f"{file.path.name}:{number}"
         if not path:
-            found.append(Slip("broken", f"{where}: not a path and a label"))
+            found.append(Slip("broken", f"{where}: not a path below the folder and a label"))
             continue
         if of_class[folder] != label:
             found.append(Slip("label", f"{where}: {path} has label {label}, other {folder} {of_class[folder]}"))
@@ -99,5 +99,6 @@ def _lines(files: list[ListFile]) -> Iterator[tuple[ListFile, int, str, int]]:
             for number, line in enumerate(lines, 1):
                 path, _, label = line.strip().rpartition(" ")
                 if line.strip():
-                    good = path and label.isascii() and label.isdigit()
+                    inside = not path.startswith("/") and ".." not in PurePosixPath(path).parts
+                    good = path and inside and label.isascii() and label.isdigit()
                     yield (file, number, path.strip(), int(label)) if good else (file, number, "", -1)
