@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config import RunConfig
+from bench.data.named import NAMED
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, read_yaml
 
 RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 SMALL = 64  # pixels: up to here images are taken for CIFAR's
-SIDES = {"fashion_mini": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64}
+SIDES = {"fashion_mini": 28, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32}
 SCRIPTED = {"cifar100": ("class_il",), "imagenet100": ("class_il", "data_il"), "domainnet": ("domain_il",)}
 """Datasets and scenarios that the released scripts are for."""
 TAKEN_FOR = {
@@ -83,7 +84,8 @@ def family_of(dataset: str, scenario: str, image_size: int | None = None) -> str
     image_size: pixels of a side where given; folders without one count as large.
     """
     noise = re.match(r"noise:([0-9]+)", dataset)
-    side = image_size or (int(noise[1]) if noise else SIDES.get(dataset, SMALL + 1))
+    named = NAMED[dataset].side if dataset in NAMED else None
+    side = image_size or named or (int(noise[1]) if noise else SIDES.get(dataset, SMALL + 1))
     if side <= SMALL:
         return "cifar100"
     return "domainnet" if scenario == "domain_il" else "imagenet100"

@@ -8,6 +8,7 @@ from bench import cli, recipes
 from bench.commands import grid as commands
 from bench.commands.grid import request_of
 from bench.data.datasets import catalogue
+from bench.data.named import NAMED
 from bench.engine.estimate import Estimate
 from bench.errors import UserError
 from bench.grid import Request, build_runs
@@ -68,7 +69,10 @@ def test_a_released_order_is_asked_for_where_there_is_one(recipe):
 
 def test_the_side_of_every_dataset_that_ships_is_known():
     by_name = {name for name in catalogue() if ":" not in name}
-    assert by_name - {"imagenet100", "domainnet"} <= set(recipes.SIDES)
+    assert by_name <= set(recipes.SIDES) | set(NAMED)
+    families = {name: family_of(name, "class_il") for name in ("tiny_imagenet", "imagenet1k", "pacs", "cifar10")}
+    large = dict.fromkeys(("imagenet1k", "pacs"), "imagenet100")
+    assert families == {"tiny_imagenet": "cifar100", "cifar10": "cifar100", **large}
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

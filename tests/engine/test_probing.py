@@ -6,16 +6,14 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from bench.config import ProbeConfig, restored
+from bench.config import OnlineConfig, ProbeConfig, restored
 from bench.engine import plan
 from bench.engine import stage as stage_module
 from bench.engine.checkpoint import load_tensors
-from bench.engine.plan import is_done
-from bench.engine.probing import Probe, probe_of, probes_of
+from bench.engine.probing import Probe, probe_of
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.evaluate import probes
-from bench.evaluate.catalogue import PROBES, Entry
 from bench.evaluate.features import Features
 from bench.speed.evaluation import evaluation_seconds
 from bench.speed.step import Trial
@@ -103,9 +101,9 @@ def test_a_run_killed_in_a_probe_repeats_that_probe_alone(pictures, tmp_path, tr
 
 
 def test_names_of_results_that_lie_on_disk_stay(pictures, tmp_path):
-    plain = {probe.name: probe.key for probe in probes_of(ProbeConfig(), "moco", 0)}
-    assert plain == {"linear": "linear-8ab60e88", "knn": "knn-b1254e73", "ncm": "ncm-f688927e"}
     (one,) = planned(*words(pictures, tmp_path, "finetune")).runs
+    plain = {probe.name: probe.key for probe in one.probes}
+    assert plain == {"linear": "linear-8ab60e88", "knn": "knn-b1254e73", "ncm": "ncm-f688927e"}
     (more,) = planned(*words(pictures, tmp_path, "finetune", "--probes", "linear,linear_offline")).runs
     assert (one.run_id, one.stages, one.setting) == (more.run_id, more.stages, more.setting)
 
@@ -201,19 +199,17 @@ def test_a_stage_without_its_model_is_left_out_and_counted(copied, capsys):
     assert "1 stages have no cached features or model" in capsys.readouterr().err
 
 
-def test_a_probe_of_the_training_is_waited_for_and_never_made_up(copied, monkeypatch, capsys):
-    monkeypatch.setitem(PROBES, "knn", Entry("training", "", ""))
-    probe = Probe("knn", ProbeConfig().knn, 0)
-    assert [probe.fits(kind) for kind in ("pixels", "init", "task")] == [False, False, True]
+def test_a_probe_of_the_training_is_never_made_up(copied, capsys):
+    probe = Probe("linear_online", OnlineConfig(run=True), 0)
+    assert [probe.fits(kind) for kind in ("pixels", "init", "task", "joint")] == [False, False, True, True]
     made = planned(*copied.line)
     store, task = Store(copied.out), made.stages[made.runs[0].stages[2]]
-    assert is_done(task, store)
-    store.probe(task.key, probe.key).unlink()
-    assert not is_done(task, store)
-    with pytest.raises(UserError, match="probe knn runs while a stage trains"):
-        stage_module.probe_stage(task, store, stage_module.Clock({}), lambda _: None)
-    assert evaluate(copied.out, "--probe", "knn") == 2
-    assert "--probe knn: it runs while a stage trains" in capsys.readouterr().err
+    with pytest.raises(UserError, match="probe linear_online runs while a stage trains"):
+        stage_module.probe_stage(replace(task, probes={probe}), store, stage_module.Clock({}), lambda _: None)
+    with pytest.raises(UserError, match=r"linear_online .* leave it out, and --set online.run=true"):
+        planned(*copied.line, "--probes", "linear,linear_online")
+    assert evaluate(copied.out, "--probe", "linear_online") == 2
+    assert "--probe linear_online: it runs while a stage trains" in capsys.readouterr().err
 
 
 def test_the_estimate_counts_epochs_of_the_offline_probe_and_images_of_other_datasets(pictures, others, tmp_path):
