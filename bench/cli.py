@@ -19,15 +19,21 @@ COMMANDS = {
     "list": "methods, datasets, scenarios, presets, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
-    "data": "prepare a dataset: data build NAME",
+    "data": "check or prepare a dataset: data check NAME, data build NAME",
 }
-VERBS = {"data": {"build": "decode the image files of a dataset to where runs look for them"}}
+VERBS = {
+    "data": {
+        "build": "decode the image files of a dataset to where runs look for them",
+        "check": "say what is wrong with a dataset, and which of its known variants it is",
+    }
+}
 EXAMPLES = """examples:
   python run_bench.py --methods finetune,cassle,sycon --scenario class_il
   python run_bench.py --methods sycon,cassle --objective byol,vicreg --scenario domain_il --seeds 0-2
   python run_bench.py --methods sycon-moco,cassle-simclr --dataset folder:PATH --tasks 5 --set optim.lr=0.3
   python run_bench.py plan --methods all --scenario class_il,data_il
   python run_bench.py speed --methods finetune,cassle,sycon --encoder resnet18 --batch 256
+  python run_bench.py data check imagenet100 --data-dir DIR
   python run_bench.py data build imagenet100 --data-dir DIR --image-size 224
   python run_bench.py report --format md,png
 """
@@ -194,12 +200,16 @@ def _add_verb(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="side of the network's input, as of runs"
     )
-    parser.add_argument(
-        "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
-    )
-    parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
-    )
+    if verb == "check":
+        parser.add_argument("--quick", action="store_true", help="headers and sizes only: no decoding, no duplicates")
+        parser.add_argument("--all", action="store_true", help="the counts of every class")
+    else:
+        parser.add_argument(
+            "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
+        )
+        parser.add_argument(
+            "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
+        )
     _add_out(parser)
 
 
@@ -280,6 +290,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from bench.commands.data import build
 
             return build(args)
+        if command == "data check":
+            from bench.commands.data_check import check
+
+            return check(args)
         if command == "run" and args.jobs != 1:
             from bench.engine.packing import start_server
 

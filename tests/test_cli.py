@@ -253,7 +253,7 @@ def test_help_without_a_command_is_that_of_run_and_names_the_others(capsys):
 
 def test_examples_in_the_help_are_whole_lines_that_parse():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for python, script, *words in lines:
         assert (python, script) == ("python", "run_bench.py")
         assert cli._subparser(cli._command(words)).parse_args(words)
