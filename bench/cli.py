@@ -20,6 +20,13 @@ COMMANDS = {
     "list": "methods, datasets, scenarios, presets, recipes, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
+    "data": "check or prepare a dataset: data check NAME, data build NAME",
+}
+VERBS = {
+    "data": {
+        "build": "decode the image files of a dataset to where runs look for them",
+        "check": "say what is wrong with a dataset, and which of its known variants it is",
+    }
 }
 EXAMPLES = """examples:
   python run_bench.py --methods finetune,cassle,sycon --scenario class_il
@@ -27,6 +34,8 @@ EXAMPLES = """examples:
   python run_bench.py --methods sycon-moco,cassle-simclr --dataset folder:PATH --tasks 5 --set optim.lr=0.3
   python run_bench.py plan --methods all --scenario class_il,data_il
   python run_bench.py speed --methods finetune,cassle,sycon --encoder resnet18 --batch 256
+  python run_bench.py data check imagenet100 --data-dir DIR
+  python run_bench.py data build imagenet100 --data-dir DIR --image-size 224
   python run_bench.py report --format md,png
   python run_bench.py paper cassle-main --tier quick --jobs 2
 """
@@ -220,10 +229,39 @@ def _add_paper(parser: argparse.ArgumentParser) -> None:
     _add_jobs(_add_out(parser))
 
 
+def _add_verb(parser: argparse.ArgumentParser, verb: str) -> None:
+    """The options of `data VERB`; without one, what there is."""
+    if not verb:
+        parser.add_argument(
+            "verb",
+            metavar="|".join(VERBS["data"]),
+            help="; ".join(f"{name}: {text}" for name, text in VERBS["data"].items()),
+        )
+        return
+    parser.add_argument("name", metavar="NAME", help="a name of `list datasets`, folder:PATH or domains:PATH")
+    parser.add_argument("--data-dir", metavar="DIR", help="where dataset files lie")
+    parser.add_argument(
+        "--image-size", type=_positive, metavar="PIXELS", help="side of the network's input, as of runs"
+    )
+    if verb == "check":
+        parser.add_argument("--quick", action="store_true", help="headers and sizes only: no decoding, no duplicates")
+        parser.add_argument("--all", action="store_true", help="the counts of every class")
+    else:
+        parser.add_argument(
+            "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
+        )
+        parser.add_argument(
+            "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
+        )
+    _add_out(parser)
+
+
 def _subparser(command: str) -> argparse.ArgumentParser:
     if command == "run":
         return build_parser()
-    parser = _Parser(prog=f"run_bench.py {command}", description=COMMANDS[command], allow_abbrev=False)
+    command, _, verb = command.partition(" ")
+    summary = VERBS[command][verb] if verb else COMMANDS[command]
+    parser = _Parser(prog=f"run_bench.py {command} {verb}".strip(), description=summary, allow_abbrev=False)
     if command == "plan":
         _add_grid(parser)
         _add_out(parser)
@@ -272,24 +310,45 @@ def _subparser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("name", metavar="NAME", help="name of the method, and of its file")
     elif command == "check":
         parser.add_argument("name", metavar="NAME", help="strategy, objective or pair (sycon-byol)")
+    elif command == "data":
+        _add_verb(parser, verb)
     return parser
+
+
+def _command(words: list[str]) -> str:
+    """Takes the command and its verb off the words; "run" where there is none."""
+    if not words or words[0].startswith("-"):
+        return "run"
+    command = words.pop(0)
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}'{nearest(command, COMMANDS)}")
+    if command not in VERBS or not words or words[0].startswith("-"):
+        return command
+    verb = words.pop(0)
+    if verb not in VERBS[command]:
+        raise UserError(f"{command} cannot '{verb}'{nearest(verb, VERBS[command])}")
+    return f"{command} {verb}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status: 0 done, 1 some run failed, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        command = "run"
-        if words and not words[0].startswith("-"):
-            command = words.pop(0)
-            if command not in COMMANDS:
-                raise UserError(f"unknown command '{command}'{nearest(command, COMMANDS)}")
+        command = _command(words)
         args = _subparser(command).parse_args(words)
-        # Commands import what they need: a report starts without torch.
+        # Commands import what they need: reports and datasets do without torch.
         if command == "report":
             from bench.commands.report import report
 
             return report(args)
+        if command == "data build":
+            from bench.commands.data import build
+
+            return build(args)
+        if command == "data check":
+            from bench.commands.data_check import check
+
+            return check(args)
         if command == "paper" and args.name == "list":
             from bench.commands.paper import show
 

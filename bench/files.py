@@ -34,7 +34,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def size_text(nbytes: float) -> str:
-    """`12 MB`, `3.4 GB` or `252 GB`."""
+    """`9 kB`, `12 MB`, `3.4 GB` or `252 GB`."""
+    if nbytes < 1e6:
+        return f"{nbytes / 1e3:.0f} kB"
     if nbytes < 1e9:
         return f"{nbytes / 1e6:.0f} MB"
     return f"{nbytes / 1e9:.1f} GB" if nbytes < 1e11 else f"{nbytes / 1e9:,.0f} GB"

@@ -240,6 +240,14 @@ def test_help_of_a_command_explains_every_option(command, capsys):
     assert cli.COMMANDS[command] in " ".join(text.split()) or command == "run"
 
 
+@pytest.mark.parametrize("verb", cli.VERBS["data"])
+def test_help_of_a_verb_explains_every_option(verb, capsys):
+    text = " ".join(text_of(capsys, "data", verb, "--help").split())
+    assert cli.VERBS["data"][verb] in text
+    assert all(action.help for action in cli._subparser(f"data {verb}")._actions)
+    assert f"{verb}: {cli.VERBS['data'][verb]}" in " ".join(text_of(capsys, "data", "--help").split())
+
+
 def test_help_without_a_command_is_that_of_run_and_names_the_others(capsys):
     text = text_of(capsys, "--help")
     assert text == text_of(capsys, "run", "--help")
@@ -250,11 +258,10 @@ def test_help_without_a_command_is_that_of_run_and_names_the_others(capsys):
 
 def test_examples_in_the_help_are_whole_lines_that_parse():
     lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 7
+    assert len(lines) == 9
     for python, script, *words in lines:
         assert (python, script) == ("python", "run_bench.py")
-        command = words.pop(0) if words[0] in cli.COMMANDS else "run"
-        assert cli._subparser(command).parse_args(words)
+        assert cli._subparser(cli._command(words)).parse_args(words)
 
 
 def test_every_flag_sets_a_key_that_exists():

@@ -164,15 +164,15 @@ def print_plan(made: Plan, store: Store, details: bool) -> None:
 
 
 def _cost(cost: Estimate) -> str:
-    hours = {"core-hours": cost.core_seconds / 3600, "GPU-hours": cost.gpu_seconds / 3600}
-    spent = " and ".join(f"{value:,.{_digits(value)}f} {unit}" for unit, value in hours.items() if value)
+    parts = {"core-hours": cost.core_seconds, "GPU-hours": cost.gpu_seconds}
+    spent = " and ".join(f"{_hours(seconds)} {unit}" for unit, seconds in parts.items() if seconds)
     guess = " (from a few measured steps; other work on the machine counts)" if cost.measured else ""
     return f"about {duration(cost.seconds)} with one job ({spent}), {size_text(cost.bytes)} on disk{guess}"
 
 
-def _digits(value: float) -> int:
-    """Digits behind the point that show three figures of an hour's parts and none of hundreds."""
-    return 3 if value < 0.1 else 2 if value < 1 else 1 if value < 100 else 0
+def _hours(seconds: float) -> str:
+    """Hours in two figures, as guesses are."""
+    return f"{seconds / 3600:,.0f}" if seconds >= 360_000 else f"{seconds / 3600:.2g}"
 
 
 def _print_recipes(made: Plan, console: Console) -> None:

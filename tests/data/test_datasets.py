@@ -79,6 +79,7 @@ def random_split(count=30, channels=3, seed=0):
 def test_the_catalogue_describes_every_dataset_in_one_line():
     names = catalogue()
     named = {"fashion_mini", "fashion_mnist", "cifar10", "cifar100"}
+    named |= {"tiny_imagenet", "imagenet100", "imagenet1k", "domainnet", "pacs"}
     assert named | {"folder:PATH", "domains:PATH", "noise:SIDE"} == set(names)
     assert all(text and "\n" not in text for text in names.values())
 

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from bench.data.doctor.examine import examine_files, file_names
 from bench.data.doctor.walk import stream
 from bench.data.listing import class_folders, domain_folders, split_of
 from bench.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -260,6 +265,20 @@ def test_a_name_that_is_no_utf_8_and_one_that_is_long_are_shown_and_stand_whole_
     ]
     assert "train/cat/?.png" in printed
     assert "xxx...\n" in printed
+
+
+def test_the_command_line_checks_without_torch(pets, tmp_path):
+    out = str(tmp_path / "out")
+    code = (
+        "import sys; from bench.cli import main; "
+        f"assert main(['data', 'check', 'folder:{pets}', '--quick', '--all', '--out', {out!r}]) == 0; "
+        f"assert main(['data', 'check', 'folder:{tmp_path / 'absent'}']) == 2; "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "all is well" in done.stdout
+    assert done.stderr == f"error: {tmp_path / 'absent'}: no such folder\n"
 
 
 def test_the_stream_lists_what_the_datasets_are_made_of(tmp_path, pets):

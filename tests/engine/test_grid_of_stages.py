@@ -106,7 +106,7 @@ def test_a_plan_prints_time_and_disk_and_trains_nothing(pictures, tmp_path, caps
     line = words(pictures, tmp_path / "out", "finetune,sycon")
     assert run("plan", *without(line, "--format")) == 0
     text = capsys.readouterr().out
-    assert "MB on disk (from a few measured steps" in text
+    assert " on disk (from a few measured steps" in text
     assert "finetune" in text
     assert not list((tmp_path / "out" / "stages").iterdir())
 

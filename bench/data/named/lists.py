@@ -43,9 +43,9 @@ def domainnet(root: Path) -> Listing:
         for line, path, number in _lines(folder / name):
             content.update(f"{split} {path} {number}\n".encode())
             label = PurePosixPath(path).parent.name
+            entries.append(entry_of(root, path, split, domain, label, line))
             if class_of.setdefault(number, label) != label:
                 raise UserError(f"{line}: {number} is the label of {label} here and of {class_of[number]} elsewhere")
-            entries.append(entry_of(root, path, split, domain, label, line))
     if len(set(class_of.values())) < len(class_of):
         twice = Counter(class_of.values()).most_common(1)[0][0]
         raise UserError(f"{folder}: the lists give {twice} several labels")
@@ -104,7 +104,7 @@ def _lists(root: Path, places: tuple[str, ...], names: list[str]) -> Path | None
         if not missing:
             return folder
         if len(missing) < len(names):
-            raise UserError(f"{folder}: {missing[0]} is missing, and {len(missing) - 1} more of {len(names)} lists")
+            raise UserError(f"{folder}: {len(missing)} of {len(names)} lists are missing, the first {missing[0]}")
     return None
 
 
