@@ -19,9 +19,14 @@ COMMANDS = {
     "list": "methods, datasets, scenarios, presets, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
-    "data": "prepare a dataset: data build NAME",
+    "data": "prepare or examine a dataset: data build NAME, data check NAME",
 }
-VERBS = {"data": {"build": "decode the image files of a dataset to where runs look for them"}}
+VERBS = {
+    "data": {
+        "build": "decode the image files of a dataset to where runs look for them",
+        "check": "say what is right and wrong with a dataset",
+    }
+}
 EXAMPLES = """examples:
   python run_bench.py --methods finetune,cassle,sycon --scenario class_il
   python run_bench.py --methods sycon,cassle --objective byol,vicreg --scenario domain_il --seeds 0-2
@@ -194,12 +199,18 @@ def _add_verb(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="side of the network's input, as of runs"
     )
-    parser.add_argument(
-        "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
-    )
-    parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
-    )
+    if verb == "build":
+        parser.add_argument(
+            "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
+        )
+        parser.add_argument(
+            "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
+        )
+    else:
+        parser.add_argument(
+            "--quick", action="store_true", help="headers and ends of files only: nothing decoded, no duplicates"
+        )
+        parser.add_argument("--all", action="store_true", help="show the images of every class")
     _add_out(parser)
 
 
@@ -280,6 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from bench.commands.data import build
 
             return build(args)
+        if command == "data check":
+            from bench.commands.data_check import check
+
+            return check(args)
         if command == "run" and args.jobs != 1:
             from bench.engine.packing import start_server
 

@@ -267,7 +267,7 @@ def test_what_cannot_be_built_is_named_in_one_line(capsys, words, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(("bild",), "data cannot 'bild' (did you mean 'build'?)"), ((), "required: build")]
+    ("words", "message"), [(("bild",), "data cannot 'bild' (did you mean 'build'?)"), ((), "required: build|check")]
 )
 def test_a_verb_that_data_does_not_have_is_named(capsys, words, message):
     assert cli.main(("data", *words)) == 2
