@@ -20,7 +20,7 @@ COMMANDS = {
     "list": "methods, datasets, scenarios, presets, recipes, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
-    "data": "check or prepare a dataset: data check NAME, data build NAME",
+    "data": "prepare or examine a dataset: data build NAME, data check NAME",
 }
 VERBS = {
     "data": {
@@ -243,16 +243,18 @@ def _add_verb(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="side of the network's input, as of runs"
     )
-    if verb == "check":
-        parser.add_argument("--quick", action="store_true", help="headers and sizes only: no decoding, no duplicates")
-        parser.add_argument("--all", action="store_true", help="the counts of every class")
-    else:
+    if verb == "build":
         parser.add_argument(
             "--skip-corrupt", action="store_true", help="leave out images that cannot be read, and count them"
         )
         parser.add_argument(
             "--jobs", type=_positive, metavar="N", help="decoding threads (default: one per core, at most 8)"
         )
+    else:
+        parser.add_argument(
+            "--quick", action="store_true", help="headers and ends of files only: nothing decoded, no duplicates"
+        )
+        parser.add_argument("--all", action="store_true", help="the counts of every class")
     _add_out(parser)
 
 

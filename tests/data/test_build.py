@@ -138,6 +138,13 @@ def test_a_torn_line_does_not_swallow_the_chunk_behind_it(pets, decoded):
     assert content(cache) == pets.whole
 
 
+def test_chunks_that_are_not_believed_leave_the_journal(pets):
+    cache = stop_after(pets, 3)
+    os.truncate(cache / ".train.npy.tmp", build.NPY_HEADER + CHUNK * 8 * 8 * 3)
+    stop_after(pets, 1)
+    assert [chunk.files for chunk in build.Journal(cache / "journal").chunks] == [CHUNK, CHUNK]
+
+
 def test_decoding_that_fails_on_a_file_goes_on_behind_it_with_skip_corrupt(pets, decoded, monkeypatch):
     names = sorted((pets.root / "train").rglob("*.png"))
     damage(names[2 * CHUNK], "empty")
@@ -260,7 +267,7 @@ def test_what_cannot_be_built_is_named_in_one_line(capsys, words, message):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(("bild",), "data cannot 'bild' (did you mean 'build'?)"), ((), "required: build")]
+    ("words", "message"), [(("bild",), "data cannot 'bild' (did you mean 'build'?)"), ((), "required: build|check")]
 )
 def test_a_verb_that_data_does_not_have_is_named(capsys, words, message):
     assert cli.main(("data", *words)) == 2
