@@ -141,12 +141,13 @@ def check_evaluation_changes_nothing(strategy: str, objective: str) -> None:
     learner, _ = trial.second_task()
     before, modes = as_bytes(learner.state_dict()), [m.training for m in learner.modules()]
     data = trial.scenario.dataset
-    x = encode_split(learner, learner.encoder, data.test, 8, (data.mean, data.std))
+    stats = (data.mean, data.std)
+    x = encode_split(learner, learner.encoder, data.test, 8, stats)
     project(learner.objective.projector, x)
     features = all_features(trial.scenario, x, x)
     for name in ON_FEATURES:
         run_probe(name, getattr(trial.run.settings.probe, name), features, "data_il", TASKS, 0)
-    run_offline(LinearOfflineProbe(epochs=1), 0.1, features, trial.scenario, learner, 8, 0)
+    run_offline(LinearOfflineProbe(epochs=1), 0.1, features, trial.scenario, learner, 8, stats, 0)
     transfer_features(data, learner, 8, 1)
     require(as_bytes(learner.state_dict()) == before, "the state moved")
     require([m.training for m in learner.modules()] == modes, "a module changed its mode")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import DataConfig, ProbeConfig, RunConfig, Settings, digest
+from bench.data.arrays import Stats
 from bench.data.datasets import Dataset, load
 from bench.data.scenarios import Scenario
 from bench.engine.checkpoint import load_tensors, save_tensors
@@ -132,13 +133,15 @@ def _dataset(data: DataConfig, out: Path, quiet: bool) -> Dataset:
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained stage under its probes. learner: makes one with the stage's encoder; size: of the encoder's images."""
+    """A trained stage under its probes. learner: makes one with the stage's encoder; size, stats: of the encoder's
+    images."""
 
     key: str
     kind: str
     features: Features
     scenario: Scenario
     size: int
+    stats: Stats
     learner: Callable[[], Learner]
 
 
@@ -157,7 +160,9 @@ def run_on(subject: Subject, probe: Probe, store: Store) -> list[dict[str, Any]]
     if probe.name == offline.NAME:
         learner = subject.learner() if probe.needs_network else None
         rate = probe.config.lr if probe.rate is None else probe.rate
-        return offline.run_offline(probe.config, rate, features, scenario, learner, subject.size, probe.seed)
+        return offline.run_offline(
+            probe.config, rate, features, scenario, learner, subject.size, subject.stats, probe.seed
+        )
     return run_probe(probe.name, probe.config, features, scenario.name, len(scenario.tasks), probe.seed)
 
 

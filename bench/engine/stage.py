@@ -111,9 +111,9 @@ def probe_stage(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
     if not missing:
         return
     scenario = scenario_of(stage.run, store.out)
-    size = input_size(stage.run, scenario)
+    size, stats = input_size(stage.run, scenario), input_statistics(stage.run, scenario)
     features = Features(**load_tensors(store.features(stage.key))[0])
-    subject = Subject(stage.key, stage.kind, features, scenario, size, partial(_trained, stage, scenario, store))
+    subject = Subject(stage.key, stage.kind, features, scenario, size, stats, partial(_trained, stage, scenario, store))
     for probe in sorted(missing, key=lambda p: p.key):
         emit({"stage": stage.key, "phase": f"probe {probe.name}"})
         rows = clock.run("probes", partial(run_on, subject, probe, store))

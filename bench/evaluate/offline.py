@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bench.config import LinearOfflineProbe
 from bench.data import augment
+from bench.data.arrays import Stats
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.errors import UserError
@@ -89,7 +90,7 @@ class Augmented:
     images: TaskImages
     recipe: augment.View
     size: int
-    stats: tuple[Sequence[float], Sequence[float]]
+    stats: Stats
     seed: int
 
     @torch.no_grad()
@@ -132,12 +133,13 @@ def run_offline(
     scenario: Scenario,
     learner: Learner | None,
     size: int,
+    stats: Stats,
     seed: int,
 ) -> list[dict[str, Any]]:
     """Rows {probe, on_task, value, n}: see `bench.evaluate.probes.accuracies`; in domain_il one classifier over all
     domains and one for each.
 
-    rate: of learning. learner: of the frozen encoder, None to train on the cached features. size: of its images.
+    rate: of learning. learner: of the frozen encoder, None to train on the cached features. size, stats: of its images.
     """
     data, classes = scenario.dataset, count_classes(features)
     rows = np.sort(np.concatenate([task.train for task in scenario.tasks]))  # the order of the cached features
@@ -149,7 +151,7 @@ def run_offline(
         if learner is not None:
             device = str(next(learner.encoder.parameters()).device)
             images = TaskImages(data.train.images, rows[mine.numpy()], device)
-            feed = Augmented(learner, images, crops_and_flips(config), size, (data.mean, data.std), seed)
+            feed = Augmented(learner, images, crops_and_flips(config), size, stats, seed)
         y = features.train_y[mine].to(device)
         return fit_sgd(feed, y, classes, features.train_x.shape[1], config, rate, seed)
 

@@ -5,14 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.data.arrays import Tally
+from bench.data.arrays import Stats, Tally
 from bench.data.datasets import Dataset
 from bench.evaluate.features import Features, adapted, batches_of, encode_split, pixels
 from bench.evaluate.probes import run_probe
 from bench.models.learner import Learner
 
 TRANSFER_PROBES = ("linear", "knn")
-Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def statistics(data: Dataset, channels: int) -> Stats:

@@ -119,6 +119,15 @@ def test_objectives_share_the_random_network_but_not_the_rate_of_its_offline_pro
     assert first.expected_probes() == ["linear", "linear_aware", "linear_offline", "linear_offline_aware"]
 
 
+def test_the_offline_probe_normalises_as_the_encoder_was_trained(pictures, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("bench.engine.probing.offline.run_offline", lambda *given: seen.append(given[-2]) or [])
+    line = ["--methods", "random", "--dataset", f"folder:{pictures}", "--set", "encoder.width=4", "--batch", "16"]
+    line += ["--probes", "linear,linear_offline", "--set", "data.normalisation=cifar", "--out", str(tmp_path)]
+    assert run(*line, "--format", "md", "--quiet") == 0
+    assert seen == [((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))]
+
+
 def test_a_given_rate_is_used_and_named():
     config = replace(ProbeConfig(), linear_offline=replace(ProbeConfig().linear_offline, lr=3.0))
     given, published = (probe_of("linear_offline", c, "moco", 0) for c in (config, ProbeConfig()))

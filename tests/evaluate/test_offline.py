@@ -63,7 +63,7 @@ def scenario_of(name, split, domains=()):
 def offline(scenario, learner, config, seed=0, rate=1.0):
     data = scenario.dataset
     x = [encode_split(learner, learner.encoder, s, 8, (data.mean, data.std)) for s in (data.train, data.test)]
-    rows = run_offline(config, rate, all_features(scenario, *x), scenario, learner, 8, seed)
+    rows = run_offline(config, rate, all_features(scenario, *x), scenario, learner, 8, (data.mean, data.std), seed)
     return {(row["probe"].endswith("_aware"), row["on_task"]): row["value"] for row in rows}
 
 
