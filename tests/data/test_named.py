@@ -130,6 +130,7 @@ def test_the_list_of_imagenet100_is_cmcs_in_sorted_order():
     classes = cmc_classes()
     assert len(set(classes)) == 100
     assert list(classes) == sorted(classes)
+    assert fingerprint(classes) == "d61d354b64be"
     # Labels 0, 11, 22, 39 and 99 as CaSSLe and solo-learn number them, which see folders in sorted order.
     assert [classes[label] for label in (0, 11, 22, 39, 99)] == [
         "n01558993",
