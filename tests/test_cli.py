@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench import cli
+from bench import cli, options
 from bench.commands import author
 from bench.commands.grid import FLAGS
 from bench.config import Settings
@@ -231,46 +231,46 @@ def text_of(capsys, *words):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", options.COMMANDS)
 def test_help_of_a_command_explains_every_option(command, capsys):
     text = text_of(capsys, command, "--help")
-    for action in cli._subparser(command)._actions:
+    for action in options.subparser(command)._actions:
         assert action.help
         assert all(option in text for option in action.option_strings)
-    assert cli.COMMANDS[command] in " ".join(text.split()) or command == "run"
+    assert options.COMMANDS[command] in " ".join(text.split()) or command == "run"
 
 
-@pytest.mark.parametrize("verb", cli.VERBS["data"])
+@pytest.mark.parametrize("verb", options.VERBS["data"])
 def test_help_of_a_verb_explains_every_option(verb, capsys):
     text = " ".join(text_of(capsys, "data", verb, "--help").split())
-    assert cli.VERBS["data"][verb] in text
-    assert all(action.help for action in cli._subparser(f"data {verb}")._actions)
-    assert f"{verb}: {cli.VERBS['data'][verb]}" in " ".join(text_of(capsys, "data", "--help").split())
+    assert options.VERBS["data"][verb] in text
+    assert all(action.help for action in options.subparser(f"data {verb}")._actions)
+    assert f"{verb}: {options.VERBS['data'][verb]}" in " ".join(text_of(capsys, "data", "--help").split())
 
 
 def test_help_without_a_command_is_that_of_run_and_names_the_others(capsys):
     text = text_of(capsys, "--help")
     assert text == text_of(capsys, "run", "--help")
-    for command, summary in cli.COMMANDS.items():
+    for command, summary in options.COMMANDS.items():
         assert f"{command:8} {summary}" in text
     assert text == text_of(capsys, "-h")
 
 
 def test_examples_in_the_help_are_whole_lines_that_parse():
-    lines = [line.split() for line in cli.EXAMPLES.splitlines()[1:]]
+    lines = [line.split() for line in options.EXAMPLES.splitlines()[1:]]
     assert len(lines) == 9
     for python, script, *words in lines:
         assert (python, script) == ("python", "run_bench.py")
-        assert cli._subparser(cli._command(words)).parse_args(words)
+        assert options.subparser(cli._command(words)).parse_args(words)
 
 
 def test_every_flag_sets_a_key_that_exists():
     assert set(FLAGS.values()) <= {key for key, _ in leaves(Settings)}
-    assert all(hasattr(cli.build_parser().parse_args([]), flag) for flag in FLAGS)
+    assert all(hasattr(options.build_parser().parse_args([]), flag) for flag in FLAGS)
 
 
 def test_jobs_are_a_number_or_auto():
-    parse = cli.build_parser().parse_args
+    parse = options.build_parser().parse_args
     assert [parse(words).jobs for words in ([], ["--jobs", "12"], ["--jobs", "auto"])] == [1, 12, "auto"]
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from bench import cli, recipes
+from bench import cli, options, recipes
 from bench.commands import grid as commands
 from bench.commands.grid import request_of
 from bench.data.datasets import catalogue
@@ -24,7 +24,7 @@ SCENARIOS = [(family, scenario) for family, scenarios in SCRIPTED.items() for sc
 
 
 def asked(*line):
-    return build_runs(request_of(cli.build_parser().parse_args(["--device", "cpu", "--methods", *line])))
+    return build_runs(request_of(options.build_parser().parse_args(["--device", "cpu", "--methods", *line])))
 
 
 def runs_on(dataset, scenario, recipe, methods=("all",), **more):

@@ -13,8 +13,9 @@ from bench.commands.grid import narrator, request_of
 from bench.config import RunConfig, Settings, digest
 from bench.engine.environment import environment
 from bench.engine.estimate import objective_text
+from bench.engine.keys import input_size
 from bench.engine.packing import WorkerFailed
-from bench.engine.plan import PlannedRun, input_size, make_plan, scenario_of
+from bench.engine.plan import PlannedRun, make_plan, scenario_of
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.files import write_atomic

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 from bench.config import LinearOfflineProbe
 from bench.contract.trial import STEPS, TASKS, Trial, as_bytes, differing, equal, packed, small
-from bench.engine.plan import first_key
+from bench.engine.keys import first_key
 from bench.evaluate.catalogue import ON_FEATURES
 from bench.evaluate.features import all_features, encode_split, project
 from bench.evaluate.offline import run_offline

@@ -8,21 +8,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from bench.config import DataConfig, EncoderConfig, RunConfig, digest, lean
-from bench.data.arrays import Pending, Stats, normalisation_of, statistics
+from bench.config import DataConfig, EncoderConfig, RunConfig, digest
+from bench.data.arrays import Pending
 from bench.data.datasets import load
-from bench.data.named import NAMED
 from bench.data.pending import load_or_foresee
 from bench.data.scenarios import Scenario, Task, build
+from bench.engine.keys import first_key, first_task, identity, input_size, input_statistics, later_tasks, training
 from bench.engine.probing import Probe, check_names, probes_of, transfers_of
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.grid import ignored
-from bench.models.encoder import build_encoder, native_size
-from bench.recipes import recipe_values, remarks_of
+from bench.models.encoder import build_encoder
+from bench.recipes import remarks_of
 from methods import registry
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -145,19 +142,6 @@ def _dataset(spec: str, data_dir: str | None, size: int | None, skip: bool, load
     return loaded(spec, out=loading.out, data_dir=where, image_size=size, skip_corrupt=skip, quiet=loading.quiet)
 
 
-def input_size(run: RunConfig, scenario: Scenario) -> int:
-    """Side of the images that the encoder gets, in pixels."""
-    data, native = run.settings.data, native_size(run.settings.encoder)
-    usual = NAMED[data.dataset].side if data.dataset in NAMED else None
-    height, width = scenario.dataset.train.images.shape[1:3]
-    return data.image_size or native or usual or min(height, width)
-
-
-def input_statistics(run: RunConfig, scenario: Scenario) -> Stats:
-    """Mean and standard deviation per channel that the encoder's input is normalised by."""
-    return statistics(run.settings.data.normalisation, scenario.dataset)
-
-
 def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True, foresee: bool = False) -> Plan:
     """The plan of a grid, from numbers only where data is not there and `foresee` allows it.
 
@@ -229,39 +213,9 @@ def _check_builds(encoder: EncoderConfig, channels: int, size: int) -> None:
         build_encoder(encoder, channels, size, 0)
 
 
-def _identity(run: RunConfig, scenario: Scenario) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What every stage depends on: the sequence of tasks; and all that a network runs in: the model."""
-    settings, seeds = run.settings, run.seeds
-    base = {
-        "schema": SCHEMA,
-        "scenario": run.scenario,
-        "dataset": scenario.dataset.digest,
-        "tasks": [task.name for task in scenario.tasks],
-        "order": seeds.order,
-        "split": seeds.split,
-    }
-    if settings.data.order != "seeded":
-        base["drawn"] = settings.data.order
-    model = {
-        "encoder": lean(settings.encoder),
-        "size": input_size(run, scenario),
-        "numerics": lean(settings.numerics),
-        "init": seeds.init,
-    }
-    normalisation = normalisation_of(settings.data.normalisation, scenario.dataset)
-    if normalisation != "dataset":
-        model["normalisation"] = normalisation
-    return base, model
-
-
-def first_key(run: RunConfig, scenario: Scenario) -> str:
-    """Key of task 0, which all strategies share."""
-    return digest([*_identity(run, scenario), _first_task(run)])
-
-
 def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stage]]:
     settings, seeds = run.settings, run.seeds
-    base, model = _identity(run, scenario)
+    base, model = identity(run, scenario)
     check_names(settings)
     probes = probes_of(run)
     stages = [
@@ -272,7 +226,7 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
     stages = [replace(stage, probes=frozenset(p for p in probes if p.fits(stage.kind))) for stage in stages]
     last = len(scenario.tasks) - 1
     drawn = [base["drawn"]] if "drawn" in base else []
-    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "init": None, **_training(run)}
+    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "init": None, **training(run)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -295,10 +249,10 @@ def _trained_stages(run: RunConfig, scenario: Scenario) -> list[Stage]:
     if trains == "never":
         return []
     if trains == "jointly":
-        key = digest([*_identity(run, scenario), "joint", _first_task(run)])
+        key = digest([*identity(run, scenario), "joint", first_task(run)])
         return [Stage(key, "joint", 0, None, run)]
     stages = [Stage(first_key(run, scenario), "task", 0, None, run)]
-    later = _later_tasks(run)
+    later = later_tasks(run)
     for task in range(1, len(scenario.tasks)):
         stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
     return stages
@@ -309,51 +263,6 @@ def _with_transfer(planned: PlannedRun, stages: list[Stage], out: Path, quiet: b
     more = transfers_of(planned.config, planned.config.settings.probe, out, quiet)
     stages = [replace(stage, probes=stage.probes.union(more)) for stage in stages]
     return replace(planned, probes=planned.probes + more), stages
-
-
-def _training(run: RunConfig) -> dict[str, Any]:
-    """How a run trains, but for data, model and method; under a recipe, whose values go with the objective, its name,
-    a hash of its values, and what was asked for beside it: so that runs of all its objectives share a setting."""
-    settings = run.settings
-    if not run.recipe:
-        sections = {name: lean(getattr(settings, name)) for name in ("train", "optim", "augment")}
-        return {**sections, **_online(run)}
-    elsewhere = ("encoder.", "numerics.", f"{run.objective}.", f"{run.strategy}.")
-    asked = {key: value for key, value in run.overrides.items() if not key.startswith(elsewhere)}
-    return {"recipe": [run.recipe, digest(recipe_values(run.recipe)), run.preset, asked]}
-
-
-def _first_task(run: RunConfig) -> dict[str, Any]:
-    """What task 0 depends on beside data and encoder: no strategy, and nothing that only later tasks read."""
-    own = {n: v for n, v in run.objective_hparams.items() if not n.startswith(("distill_", "pseudo_"))}
-    unread = {"teacher_bn"} if registry.get("objective", run.objective).momentum else {"teacher_bn", "ema_skip_first"}
-    train = {n: v for n, v in lean(run.settings.train).items() if n not in unread}
-    return {
-        "objective": [run.objective, own],
-        "train": train,
-        "optim": lean(run.settings.optim),
-        "augment": lean(run.settings.augment),
-        "seeds": [run.seeds.data, run.seeds.augment],
-        **_online(run),
-    }
-
-
-def _online(run: RunConfig) -> dict[str, Any]:
-    """The classifier trained beside the encoder, as part of keys; nothing where there is none."""
-    return {"online": lean(run.settings.online)} if run.settings.online.run else {}
-
-
-def _later_tasks(run: RunConfig) -> dict[str, Any]:
-    """What later tasks depend on beside the state they start from and all that its key already holds."""
-    unread = ignored(run.strategy, run.objective)
-    distill = {n: v for n, v in run.objective_hparams.items() if n.startswith(("distill_", "pseudo_"))}
-    own = {n: v for n, v in run.strategy_hparams.items() if n not in unread}
-    teacher = registry.get("strategy", run.strategy).teacher
-    return {
-        "strategy": [run.strategy, own],
-        "distill": {n: v for n, v in distill.items() if n not in unread},
-        "teacher_bn": run.settings.train.teacher_bn if teacher else None,
-    }
 
 
 @dataclass(frozen=True)

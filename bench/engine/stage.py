@@ -15,8 +15,9 @@ from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine.checkpoint import load_tensors, restore_training_state, save_tensors, training_state
 from bench.engine.environment import code_hash, environment
+from bench.engine.keys import input_size, input_statistics
 from bench.engine.online import Online
-from bench.engine.plan import Stage, input_size, input_statistics, is_done, scenario_of
+from bench.engine.plan import Stage, is_done, scenario_of
 from bench.engine.probing import Subject, run_on
 from bench.engine.store import Store, write_json
 from bench.engine.train import Diverged, Progress, Views, train_task

@@ -11,8 +11,8 @@ from torch import Tensor
 from bench.config import RunConfig
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
+from bench.engine.keys import input_size, input_statistics
 from bench.engine.online import Online
-from bench.engine.plan import input_size, input_statistics
 from bench.engine.stage import build_learner, start_task
 from bench.engine.train import Diverged, Views, step_inputs, train_steps
 from bench.models.optim import build_optimizer

@@ -13,7 +13,8 @@ from bench.data.named import NAMED
 from bench.data.pending import load_or_foresee
 from bench.engine import plan
 from bench.engine.estimate import Estimate, estimate
-from bench.engine.plan import Plan, input_size, make_plan, scenario_of
+from bench.engine.keys import input_size
+from bench.engine.plan import Plan, make_plan, scenario_of
 from bench.engine.store import Store
 from bench.grid import build_runs
 from tests.data.image_folders import damage, fill

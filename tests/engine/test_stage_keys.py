@@ -206,7 +206,7 @@ def test_pinned_keys_of_the_published_setting(tmp_path):
     line = ("--methods", "sycon-moco", "--preset", "paper", "--dataset", "fashion_mini", "--device", "cpu")
     line += ("--precision", "fp32", "--out", str(tmp_path))
     (pinned,) = planned(*line).runs
-    # They name results on disk: a change here makes every cached stage a stranger. Raise `plan.SCHEMA` with it.
+    # They name results on disk: a change here makes every cached stage a stranger. Raise `keys.SCHEMA` with it.
     assert pinned.run_id == "489f8a9957f43aea"
     assert pinned.stages == (
         "8e599ddedd64d3b2",

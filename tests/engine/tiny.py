@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bench import cli
+from bench import cli, options
 from bench.commands.grid import request_of
 from bench.engine.plan import Plan, make_plan
 from bench.grid import build_runs
@@ -75,7 +75,7 @@ def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
 
 def planned(*line: str) -> Plan:
     """The plan of a command line."""
-    args = cli.build_parser().parse_args(line)
+    args = options.build_parser().parse_args(line)
     return make_plan(build_runs(request_of(args)), args.out)
 
 
