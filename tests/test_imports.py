@@ -19,7 +19,7 @@ LAYERS = (
     ("bench.evaluate", "bench.grid"),
     ("bench.engine", "bench.speed"),
     ("bench.contract", "bench.commands"),
-    ("bench.cli", "run_bench"),
+    ("bench.cli", "bench.options", "run_bench"),
 )
 
 
