@@ -207,7 +207,9 @@ def script(tmp_path):
     def start(*argv):
         command = [sys.executable, str(tmp_path / "script.py"), *argv]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=elsewhere, start_new_session=True, **pipes)
+        # A background job of a shell ignores interrupts, and so would its children.
+        heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, cwd=elsewhere, start_new_session=True, preexec_fn=heeding, **pipes)
         started.append(process)
         assert process.stdout.readline() == "importing\n"
         return process, process.stdout.readline().strip() if argv == ("work",) else ""

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from bench.cli import build_parser
 from bench.commands import grid
 from bench.data import pending
 from bench.data.arrays import Pending
@@ -17,6 +16,7 @@ from bench.engine.keys import input_size
 from bench.engine.plan import Plan, make_plan, scenario_of
 from bench.engine.store import Store
 from bench.grid import build_runs
+from bench.options import build_parser
 from tests.data.image_folders import damage, fill
 from tests.engine.tiny import run, without, words
 
