@@ -79,7 +79,8 @@ def images(folder: Path) -> Iterator[Bound]:
     """More and more images of full resolution, from a memory map."""
     peaks = []
     for count in IMAGES:
-        cost = train(f"noise:224x3x{count}", 1, 1, folder / f"{count}-images")
+        stem = ("--set", "encoder.stem=imagenet", "--probes", "ncm", "--set", "probe.headline=ncm")
+        cost = train(f"noise:224x3x{count}", 1, 1, folder / f"{count}-images", *stem)
         print(f"{count:6} images of 224 pixels ({count * 224 * 224 * 3 / 1e9:.1f} GB): {cost.peak:.0f} MB", flush=True)
         peaks.append(cost.peak)
     yield Bound("peak memory, the most images over the fewest", MEMORY, max(peaks) / min(peaks))
@@ -90,12 +91,12 @@ def run_in_tasks(count: int, out: Path) -> Cost:
     return train("fashion_mini", count, 2, out)
 
 
-def train(dataset: str, count: int, epochs: int, out: Path) -> Cost:
+def train(dataset: str, count: int, epochs: int, out: Path, *more: str) -> Cost:
     """One run of a small network on a dataset in so many tasks."""
     line = ("--methods", "sycon", "--scenario", "data_il", "--tasks", str(count), "--epochs", str(epochs))
     line += ("--dataset", dataset, "--batch", "64")
     line += ("--encoder", "resnet4", "--set", "encoder.width=8", "--device", "cpu", "--precision", "fp32")
-    line += ("--out", str(out), "--quiet", "--format", "md")
+    line += ("--out", str(out), "--quiet", "--format", "md", *more)
     process = subprocess.Popen([sys.executable, str(ROOT / "run_bench.py"), *line], stdout=subprocess.DEVNULL, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)  # it is reaped here
