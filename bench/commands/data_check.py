@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench.data.arrays import Dataset
+from bench.data.class_lists import fingerprint
 from bench.data.datasets import catalogue, load
 from bench.data.doctor.counts import Row, count_findings, count_rows
 from bench.data.doctor.examine import Record, examine_arrays, examine_files, file_names
@@ -30,7 +31,6 @@ from bench.data.doctor.findings import (
 from bench.data.doctor.lists import classes_of, slips
 from bench.data.doctor.releases import Release, release_of
 from bench.data.doctor.source import Source, folder_source, named_source
-from bench.data.doctor.variants import fingerprint
 from bench.data.doctor.walk import empty_folders
 from bench.data.folders import LAYOUTS
 from bench.data.named import NAMED

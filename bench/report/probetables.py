@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.evaluate.catalogue import AWARE, probe_description
 from bench.report.statistics import Interval, Summary, counted, probes_of
-from bench.report.text import markdown, markdown_table, tex
+from bench.report.text import latex_table, markdown, markdown_table, tex
 from bench.report.transfers import TransferSection
 
 TRANSFER_COLUMNS = (
@@ -77,24 +77,11 @@ def transfer_markdown(sections: Sequence[TransferSection]) -> list[str]:
 
 def transfer_latex(sections: Sequence[TransferSection]) -> list[str]:
     """Lines of LaTeX: the same, one booktabs tabular per section."""
-    lines = []
+    lines: list[str] = []
     for section in sections:
         header = ["objective", "strategy", *_columns(section), "$n$"]
-        across = rf"\multicolumn{{{len(header)}}}{{l}}"
-        lines += [
-            r"{\small\setlength{\tabcolsep}{4pt}",
-            r"\begin{tabular}{ll" + "r" * (section.tasks + 1) + "}",
-            r"\toprule",
-            rf"{across}{{{tex(section.title)}}} \\",
-            rf"{across}{{\footnotesize {tex(section.description)}}} \\",
-            r"\midrule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
-            *(" & ".join(cells) + r" \\" for cells in _rows(section, tex)),
-            r"\bottomrule",
-            r"\end{tabular}\par}",
-            r"\medskip",
-        ]
+        titles = (section.title, section.description)
+        lines += latex_table(titles, header, _rows(section, tex), section.tasks + 2)
     return [*lines, rf"{{\footnotesize {tex(TRANSFER_NOTE)}\par}}"] if lines else []
 
 

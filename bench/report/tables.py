@@ -10,6 +10,7 @@ from bench.report.comparisons import differences_to_best
 from bench.report.maintable import COLUMNS, Entry, Section, TableRow, definitions, troubles
 from bench.report.probetables import probes_side_by_side, transfer_latex, transfer_markdown
 from bench.report.statistics import Summary, counted
+from bench.report.text import latex_table
 from bench.report.text import markdown as _md
 from bench.report.text import markdown_table as _md_table
 from bench.report.text import tex as _tex
@@ -59,26 +60,10 @@ def latex(summary: Summary, sections: Sequence[Section]) -> str:
         "$n$",
     ]
     for section in sections:
-        lines += [
-            f"% {section.scenario}, {section.dataset}, {counted(section.tasks)}, {section.probe} probe".replace(
-                "\n", " "
-            ),
-            r"{\small\setlength{\tabcolsep}{4pt}",
-            r"\begin{tabular}{ll" + "r" * (len(COLUMNS) + 1) + "}",
-            r"\toprule",
-            rf"\multicolumn{{{len(header)}}}{{l}}{{{_tex(section.title)}}} \\",
-            *(
-                rf"\multicolumn{{{len(header)}}}{{l}}{{\footnotesize {_tex(note)}}} \\"
-                for note in (section.description, *section.notes)
-            ),
-            r"\midrule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
-            *(" & ".join(_cells(row, _tex_number, _tex)) + r" \\" for row in section.rows),
-            r"\bottomrule",
-            r"\end{tabular}\par}",
-            r"\medskip",
-        ]
+        about = f"% {section.scenario}, {section.dataset}, {counted(section.tasks)}, {section.probe} probe"
+        titles = (section.title, section.description, *section.notes)
+        cells = (_cells(row, _tex_number, _tex) for row in section.rows)
+        lines += [about.replace("\n", " "), *latex_table(titles, header, cells, len(COLUMNS) + 1)]
     notes = " ".join([*definitions(), MARK_NOTE])
     lines += [rf"{{\footnotesize {_tex(notes)}\par}}", *transfer_latex(transfers(summary))]
     return "\n".join(lines) + "\n"

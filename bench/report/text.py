@@ -30,6 +30,25 @@ def tex(text: str) -> str:
     return "".join(LATEX_SPECIAL.get(character, character) for character in known)
 
 
+def latex_table(titles: Sequence[str], header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int) -> list[str]:
+    """Lines of a booktabs tabular of escaped cells, its first title large; the last `numbers` columns to the right."""
+    across = rf"\multicolumn{{{len(header)}}}{{l}}"
+    return [
+        r"{\small\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{tabular}}{{{'l' * (len(header) - numbers)}{'r' * numbers}}}",
+        r"\toprule",
+        rf"{across}{{{tex(titles[0])}}} \\",
+        *(rf"{across}{{\footnotesize {tex(title)}}} \\" for title in titles[1:]),
+        r"\midrule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in rows),
+        r"\bottomrule",
+        r"\end{tabular}\par}",
+        r"\medskip",
+    ]
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> list[str]:
     """Lines of a Markdown table; the last `numbers` columns are aligned to the right."""
     rules = ["---"] * (len(header) - numbers) + ["---:"] * numbers

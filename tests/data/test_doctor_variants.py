@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import timm
 
+from bench.data.class_lists import class_list, fingerprint
 from bench.data.doctor.findings import ATTENTION, NOTE, OK, class_findings
-from bench.data.doctor.variants import IMAGENET100, class_list, fingerprint, identify
+from bench.data.doctor.variants import IMAGENET100, identify
 
 SYNSETS = (Path(timm.__file__).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
 

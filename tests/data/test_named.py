@@ -6,15 +6,17 @@ from image_folders import paint
 from PIL import Image
 from released import paint_domains, paint_flat_val, paint_synsets, paint_tiny
 
+from bench.data.class_lists import class_list, fingerprint
 from bench.data.datasets import catalogue, load
 from bench.data.listing import split_of
 from bench.data.named import NAMED, NotHere, lists
-from bench.data.named.synsets import cmc_classes, fingerprint
 from bench.errors import UserError
 
 SYNSETS = ("n01440764", "n02102040", "n03000684")
 # Not the alphabet's order: DomainNet's labels are those of its lists.
 CLASSES = ("bird", "The_Eiffel_Tower", "ant")
+
+CMC = tuple(sorted(class_list("cmc")))
 
 
 def get(name, tmp_path, size=8):
@@ -127,7 +129,7 @@ def test_a_class_of_wnids_without_a_folder_is_named(tmp_path):
 
 
 def test_the_list_of_imagenet100_is_cmcs_in_sorted_order():
-    classes = cmc_classes()
+    classes = CMC
     assert len(set(classes)) == 100
     assert list(classes) == sorted(classes)
     assert fingerprint(classes) == "d61d354b64be"
@@ -142,15 +144,15 @@ def test_the_list_of_imagenet100_is_cmcs_in_sorted_order():
 
 
 def test_imagenet100_is_taken_out_of_all_of_imagenet(tmp_path):
-    paint_synsets(tmp_path / "data" / "imagenet", [*cmc_classes(), "n01440764", "n15075141"], train=1)
+    paint_synsets(tmp_path / "data" / "imagenet", [*CMC, "n01440764", "n15075141"], train=1)
     data = get("imagenet100", tmp_path)
-    assert data.classes == cmc_classes()
+    assert data.classes == CMC
     assert len(data.train.images) == len(data.test.images) == 100
     assert data.note == ""
 
 
 def test_a_hundred_other_classes_are_used_and_noted(tmp_path):
-    other = sorted([*cmc_classes()[:97], "n01440764", "n02102040", "n03000684"])
+    other = sorted([*CMC[:97], "n01440764", "n02102040", "n03000684"])
     paint_synsets(tmp_path / "data" / "imagenet-100", other, train=1)
     data = get("imagenet100", tmp_path)
     assert data.classes == tuple(other)
@@ -160,9 +162,12 @@ def test_a_hundred_other_classes_are_used_and_noted(tmp_path):
 
 
 def test_a_part_of_imagenet_that_lacks_classes_of_the_list_is_refused(tmp_path):
-    paint_synsets(tmp_path / "data" / "imagenet-100", cmc_classes()[:3])
+    paint_synsets(tmp_path / "data" / "imagenet-100", CMC[:3])
     text = refusal("imagenet100", tmp_path)
-    assert f"holds 3 class folders, neither 100 nor all of CMC's list: {cmc_classes()[3]} is the first of 97" in text
+    assert (
+        f"holds 3 class folders, neither 100 nor all of CMC's list: {sorted(class_list('cmc'))[3]} is the first of 97"
+        in text
+    )
 
 
 # DomainNet and PACS

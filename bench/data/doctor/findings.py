@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.data.class_lists import class_list, fingerprint
 from bench.data.doctor.digests import Digests
 from bench.data.doctor.examine import Record
 from bench.data.doctor.files import COLOURS, DEFECTS
 from bench.data.doctor.lists import Slip
-from bench.data.doctor.variants import IMAGENET100, class_list, fingerprint, identify, near
+from bench.data.doctor.variants import IMAGENET100, identify, near
 
 OK, NOTE, ATTENTION = "ok", "note", "attention"
 _SLIPS = {

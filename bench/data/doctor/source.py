@@ -4,9 +4,9 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.data.class_lists import class_list
 from bench.data.doctor.lists import ListFile, list_files, listed
 from bench.data.doctor.releases import Release, release_of
-from bench.data.doctor.variants import class_list
 from bench.data.doctor.walk import stream
 from bench.data.listing import Entry, children, labelled
 from bench.data.named import NAMED

@@ -1,12 +1,9 @@
 """Which list of classes a dataset has: fingerprints, and the ImageNet-100s that go by one name."""
 
-import hashlib
-from collections.abc import Collection, Iterable
-from functools import cache
-from pathlib import Path
+from collections.abc import Collection
 from typing import NamedTuple
 
-_LISTS = Path(__file__).parent.parent / "class_lists"
+from bench.data.class_lists import class_list, fingerprint
 
 # file imagenet100_<key>.txt -> who uses it; the sources are the first lines of each file
 IMAGENET100 = {
@@ -37,18 +34,6 @@ class Variant(NamedTuple):
     key: str
     title: str
     common: int | None
-
-
-def fingerprint(names: Iterable[str]) -> str:
-    """12 hexadecimal digits of the SHA-256 of the names, in this order, one a line."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-
-
-@cache
-def class_list(key: str) -> tuple[str, ...]:
-    """The classes of an ImageNet-100 in the order of their source."""
-    lines = (_LISTS / f"imagenet100_{key}.txt").read_text().splitlines()
-    return tuple(word for line in lines if not line.startswith("#") for word in line.split())
 
 
 def identify(classes: Collection[str]) -> Variant:

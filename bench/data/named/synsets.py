@@ -1,16 +1,14 @@
 """ImageNet and its offspring: a folder per class, named by its synset (n01440764), and validation images."""
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 
+from bench.data.class_lists import class_list, fingerprint
 from bench.data.listing import Entry, Listing, children, labelled
 from bench.data.named.lists import entry_of
 from bench.errors import UserError
 
-CMC_LIST = Path(__file__).parent.parent / "class_lists" / "imagenet100_cmc.txt"
 SYNSETS_OF_VAL = "imagenet_2012_validation_synset_labels.txt"
 KAGGLE_OF_VAL = "LOC_val_solution.csv"
 _SYNSET = re.compile("n[0-9]{8}")
@@ -26,14 +24,13 @@ def imagenet100(root: Path) -> Listing:
 
     The note tells of 100 that are not CMC's. Raises UserError for another number that does not hold CMC's.
     """
-    found, wanted = _class_folders(root / "train"), cmc_classes()
+    found, wanted = _class_folders(root / "train"), sorted(class_list("cmc"))
     if len(found) == len(wanted):
         if set(found) == set(wanted):
             return _listing(root, found)
         common = len(set(found) & set(wanted))
-        note = (
-            f"another ImageNet-100 class list (fingerprint {fingerprint(found)}, {common} classes in common with CMC's)"
-        )
+        mark = fingerprint(sorted(found))
+        note = f"another ImageNet-100 class list (fingerprint {mark}, {common} classes in common with CMC's)"
         return _listing(root, found, note)
     missing = [name for name in wanted if name not in set(found)]
     if missing:
@@ -57,18 +54,6 @@ def tiny_imagenet(root: Path) -> Listing:
     pairs = (line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip())
     held_out = ((f"val/images/{name}", label) for name, label in pairs)
     return _joined(root, classes, _held_out(root, held_out, classes, annotations))
-
-
-@cache
-def cmc_classes() -> tuple[str, ...]:
-    """The synsets of ImageNet-100 as in CMC (arXiv:1906.05849) and solo-learn, sorted."""
-    lines = CMC_LIST.read_text().splitlines()
-    return tuple(sorted(word for line in lines if not line.startswith("#") for word in line.split()))
-
-
-def fingerprint(names: Iterable[str]) -> str:
-    """12 hexadecimal digits of the SHA-256 of the sorted names, one a line."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
 
 
 def _class_folders(folder: Path) -> list[str]:
