@@ -21,7 +21,7 @@ from bench.engine.plan import Stage, is_done, scenario_of
 from bench.engine.probing import Subject, run_on
 from bench.engine.store import Store, write_json
 from bench.engine.train import Diverged, Progress, Views, train_task
-from bench.evaluate.features import Features, all_features, encode_split, pixels, project, watch
+from bench.evaluate.features import Features, all_features, encode_split, pixel_side, pixels, project, watch
 from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
 from bench.models.optim import build_optimizer
@@ -78,7 +78,8 @@ def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emi
     if stage.kind == "pixels":
         emit({"stage": stage.key, "phase": "pixels"})
         data = scenario.dataset
-        x = [clock.run("features", partial(pixels, split)) for split in (data.train, data.test)]
+        splits = (data.train, data.test)
+        x = [clock.run("features", partial(pixels, split, pixel_side(splits))) for split in splits]
         features = all_features(scenario, *x)
         facts: dict[str, Any] = {"watch": None}
     else:

@@ -1,6 +1,6 @@
 """Features of frozen encoders on train and test images, and what they say about collapse."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from bench.models.learner import Learner
 
 BATCH = 512
 PIXEL_SIDE = 32
+PIXEL_BYTES = 1 << 30
+"""What the raw pixels of a dataset may take as float16; a probe on them holds four times as much beside it."""
 EVERY_TASK, NO_TASK = -1, -2
 WATCHED = 2000
 COLLAPSE_RANK = 1.5
@@ -92,13 +94,28 @@ def project(projector: nn.Module, features: Tensor) -> Tensor:
     return z
 
 
-def pixels(split: Split) -> Tensor:
-    """Raw pixels (N, D) in [0, 1], the row to beat; images above 32 pixels are resized to 32."""
+def pixel_side(splits: Sequence[Split]) -> int:
+    """Side to which raw pixels of larger images are resized: 32, or half of it as often as it takes for all splits
+    together to fit into `PIXEL_BYTES`."""
+    side = PIXEL_SIDE
+    while side > 1 and sum(_pixel_bytes(split, side) for split in splits) > PIXEL_BYTES:
+        side //= 2
+    return side
+
+
+def _pixel_bytes(split: Split, side: int) -> int:
+    count, height, width, channels = split.images.shape
+    kept = height * width if max(height, width) <= side else side**2
+    return 2 * int(count * channels * kept)
+
+
+def pixels(split: Split, side: int) -> Tensor:
+    """Raw pixels (N, D) in [0, 1], the row to beat; images above this side are resized to it."""
     height, width, channels = split.images.shape[1:]
     zero, one = (0.0,) * channels, (1.0,) * channels
     rows = []
     for x in batches_of(split, "cpu"):
-        small = x / 255 if max(height, width) <= PIXEL_SIDE else augment.resize(x, PIXEL_SIDE, zero, one)
+        small = x / 255 if max(height, width) <= side else augment.resize(x, side, zero, one)
         rows.append(small.flatten(1).half())
     return torch.cat(rows)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bench.data.arrays import Stats, Tally
 from bench.data.datasets import Dataset
-from bench.evaluate.features import Features, adapted, batches_of, encode_split, pixels
+from bench.evaluate.features import Features, adapted, batches_of, encode_split, pixel_side, pixels
 from bench.evaluate.probes import run_probe
 from bench.models.learner import Learner
 
@@ -32,7 +32,8 @@ def transfer_features(data: Dataset, learner: Learner | None, size: int, channel
     normalised by the dataset's own statistics; or its raw pixels where there is no learner."""
     splits = (data.train, data.test)
     if learner is None:
-        x = [pixels(split) for split in splits]
+        side = pixel_side(splits)
+        x = [pixels(split, side) for split in splits]
     else:
         stats = statistics(data, channels)
         x = [encode_split(learner, learner.encoder, split, size, stats, channels) for split in splits]

@@ -102,7 +102,8 @@ def make_table(
             cells = [suite.cell(index, row, column) for column in suite.axis(suite.columns)]
             rows.append((row, tuple(maker.entry(cell, planned.get(cell, ())) for cell in cells)))
         spec = sheet.spec(part)
-        title = part.title + (f", here on {spec}" if spec != part.dataset else "")
+        every = "every domain of " if sheet.tasks(part) != part.tasks else ""
+        title = part.title + (f", here on {every}{spec}" if spec != part.dataset else "")
         title += f", {sheet.probe(part)} probe" if sheet.probe(part) != suite.probe else ""
         blocks.append(Block(title + (f" (not run: {absent[index]})" if index in absent else ""), tuple(rows)))
     return PaperTable(

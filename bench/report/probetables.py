@@ -81,8 +81,8 @@ def transfer_latex(sections: Sequence[TransferSection]) -> list[str]:
     for section in sections:
         header = ["objective", "strategy", *_columns(section), "$n$"]
         titles = (section.title, section.description)
-        lines += latex_table(titles, header, _rows(section, tex), section.tasks + 2)
-    return [*lines, rf"{{\footnotesize {tex(TRANSFER_NOTE)}\par}}"] if lines else []
+        lines += latex_table(titles, header, _rows(section, tex), section.tasks + 1)
+    return [r"\medskip", *lines, rf"{{\footnotesize {tex(TRANSFER_NOTE)}\par}}"] if lines else []
 
 
 def transfer_csv(sections: Sequence[TransferSection]) -> str:

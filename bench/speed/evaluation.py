@@ -11,7 +11,7 @@ from bench.data.datasets import Split
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine.probing import Probe, Target
-from bench.evaluate.features import Features, encode_split, pixels
+from bench.evaluate.features import Features, encode_split, pixel_side, pixels
 from bench.evaluate.offline import NAME, Augmented, Cached, Feed, crops_and_flips, fit_sgd
 from bench.evaluate.probes import count_classes, run_probe
 from bench.speed.step import Trial
@@ -27,7 +27,7 @@ def evaluation_seconds(scenario: Scenario, trial: Trial | None, probes: Iterable
     chosen = [_part(split, share) for split in splits]
     began = time.perf_counter()
     if trial is None:
-        x = [pixels(part) for part in chosen]
+        x = [pixels(part, pixel_side(splits)) for part in chosen]
     else:
         network = trial.learner
         x = [encode_split(network, network.encoder, part, trial.size, trial.stats).half().cpu() for part in chosen]

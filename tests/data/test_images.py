@@ -189,9 +189,9 @@ def test_a_whole_split_is_read_once_and_ahead(array, saved, reads, monkeypatch):
     monkeypatch.setattr(module, "RESIDENT_BYTES", 1 << 30)
     monkeypatch.setattr(features, "BATCH", 16)
     labels = np.zeros(COUNT, dtype=np.int64)
-    expected = pixels(Split(array, labels, labels))
+    expected = pixels(Split(array, labels, labels), 32)
     reads.clear()
-    assert torch.equal(pixels(Split(saved, labels, labels)), expected)
+    assert torch.equal(pixels(Split(saved, labels, labels), 32), expected)
     threads, positions = zip(*reads, strict=True)
     assert positions == ([*range(16)], [*range(16, 32)], [*range(32, 48)], [48, 49])
     assert threading.main_thread() not in threads[1:]

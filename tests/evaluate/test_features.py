@@ -11,7 +11,16 @@ from bench.data import augment
 from bench.data.arrays import Split, assemble
 from bench.data.scenarios import build
 from bench.evaluate import features as module
-from bench.evaluate.features import all_features, effective_rank, embedding_std, encode_split, pixels, project, watch
+from bench.evaluate.features import (
+    all_features,
+    effective_rank,
+    embedding_std,
+    encode_split,
+    pixel_side,
+    pixels,
+    project,
+    watch,
+)
 from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
 from methods import registry
@@ -77,7 +86,7 @@ def test_projections_are_those_of_eval_mode(learner):
 @pytest.mark.parametrize("side", [8, 32, 40])
 def test_pixels_are_fractions_of_at_most_32_by_32(side):
     data = split(5, side)
-    found = pixels(data)
+    found = pixels(data, pixel_side([data]))
     kept = min(side, 32)
     assert found.shape == (5, kept * kept)
     assert found.dtype == torch.float16
@@ -87,6 +96,18 @@ def test_pixels_are_fractions_of_at_most_32_by_32(side):
         images = torch.from_numpy(data.images).permute(0, 3, 1, 2)
         expected = augment.resize(images, 32, (0.0,), (1.0,)).flatten(1)
         np.testing.assert_allclose(found.float().numpy(), expected.numpy(), atol=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "kept"),
+    [(170_000, 224, 32), (1_281_167, 224, 8), (1_281_167, 12, 8), (650_000, 256, 16), (5_000_000, 8, 4)],
+)
+def test_raw_pixels_of_many_images_are_smaller_so_that_they_stay_in_a_gibibyte(count, side, kept):
+    row = np.zeros((1, side, side, 3), dtype=np.uint8)
+    part = (count + 1) // 2
+    half = Split(np.broadcast_to(row, (part, side, side, 3)), np.zeros(part), np.zeros(part))
+    assert pixel_side([half, half]) == kept
+    assert 2 * 2 * part * 3 * min(kept, side) ** 2 <= module.PIXEL_BYTES
 
 
 # --- labels and tasks -------------------------------------------------------------------------------------------------

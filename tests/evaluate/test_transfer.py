@@ -60,7 +60,7 @@ def test_features_are_those_of_the_images_in_the_networks_size_and_channels(lear
 def test_without_a_network_features_are_the_datasets_raw_pixels():
     data = dataset(3)
     found = transfer_features(data, None, 8, 1)
-    assert torch.equal(found.train_x, pixels(data.train))
+    assert torch.equal(found.train_x, pixels(data.train, 32))
 
 
 def test_a_row_is_the_accuracy_on_the_whole_test_set():

@@ -1,10 +1,13 @@
 """Suites: those that ship are whole, and a file that is not is refused in one line."""
 
+from pathlib import Path
+
 import pytest
 
 from bench.errors import UserError
 from bench.paper.ledger import read_ledger
 from bench.paper.suite import Cell, read_suite, sheet, suite_names
+from bench.paper.table import make_table
 from tests.paper.suites import TEXT, write
 
 LEDGER = read_ledger()
@@ -34,6 +37,13 @@ def test_cells_are_named_by_their_place_on_every_axis(tmp_path):
     suite = read_suite(write(tmp_path), LEDGER)
     assert suite.name == "tiny"
     assert suite.cells() == [Cell(0, s, o, "") for s in ("finetune", "cassle") for o in ("moco", "barlow")]
+
+
+def test_a_block_says_where_the_domains_are_not_the_papers():
+    suite = read_suite("pnr-domain", LEDGER)
+    titles = {tier: make_table(sheet(suite, tier), {}, {}, LEDGER, Path()).blocks[0].title for tier in suite.tiers}
+    assert titles["paper"] == "domain_il / domainnet / 6 tasks, linear_offline probe"
+    assert titles["quick"] == "domain_il / domainnet / 6 tasks, here on every domain of fashion_mini"
 
 
 def test_a_tier_has_its_own_variants_and_settings_over_those_of_the_suite(tmp_path):

@@ -111,6 +111,7 @@ def test_transfer_is_shown_after_every_task_with_the_references(tmp_path: Path) 
     assert "| none | pixels | – | 20.0 ± 0.0 | 2 |" in text
     assert "| moco | sycon | – | 60.0 ± 0.0 | 2 |" in text
     assert r"moco & sycon & 41.0 $\pm$ 1.4 & 51.0 $\pm$ 1.4 & 2 \\" in texts["table.tex"]
+    assert texts["table.tex"].partition("{\\footnotesize")[2].count(r"\begin{tabular}{llrrr}") == 2
     found = list(csv.DictReader(io.StringIO(texts["transfer.csv"])))
     linear = {row["strategy"]: row for row in found if row["probe"] == "linear" and row["after_task"] != "0"}
     assert {name: (row["after_task"], row["mean"], row["n"]) for name, row in linear.items()} == {
