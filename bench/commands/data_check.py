@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from bench.data.doctor.findings import (
     slip_findings,
 )
 from bench.data.doctor.lists import classes_of, slips
-from bench.data.doctor.releases import Release, release_of
+from bench.data.doctor.releases import Release, other_version, release_of
 from bench.data.doctor.source import Source, folder_source, named_source
 from bench.data.doctor.walk import empty_folders
 from bench.data.folders import LAYOUTS
@@ -54,13 +55,17 @@ def check(args: argparse.Namespace) -> int:
         return _check_files(args, folder_source(layout, path), args.image_size)
     data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
     try:
-        if args.name in NAMED:
-            side = NAMED[args.name].stored_side(args.image_size) if args.image_size else None
-            return _check_files(args, named_source(args.name, data_dir), side)
-        return _check_arrays(args, load(args.name, out=args.out, data_dir=data_dir, download=False))
+        found = (
+            named_source(args.name, data_dir)
+            if args.name in NAMED
+            else load(args.name, out=args.out, data_dir=data_dir, download=False)
+        )
     except UserError as error:
         Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(str(error))}", highlight=False)
         return 1
+    if isinstance(found, Dataset):
+        return _check_arrays(args, found)
+    return _check_files(args, found, NAMED[args.name].stored_side(args.image_size) if args.image_size else None)
 
 
 def _told(args: argparse.Namespace, release: Release | None, record: Record, findings: list[Finding]) -> int:
@@ -83,7 +88,8 @@ def _check_files(args: argparse.Namespace, source: Source, side: int | None) -> 
     with _progress(args.name, total, args.quiet) as advance:
         record = examine_files(source.root, source.entries(), image_size=side, quick=args.quick, advance=advance)
     empty = empty_folders(source.layout, source.root, record.counts.keys()) if source.layout else []
-    findings = count_findings(record, source.release, empty)
+    release = other_version(args.name, _by_domain(record)) or source.release
+    findings = count_findings(record, release, empty)
     if source.lists:
         findings += slip_findings(slips(source.lists))
     classes = classes_of(source.lists) if source.lists else sorted(record.classes)
@@ -91,7 +97,14 @@ def _check_files(args: argparse.Namespace, source: Source, side: int | None) -> 
     findings += file_findings(record, args.quick)
     findings += duplicate_findings(record, args.quick)
     all_names(findings, lambda wanted: file_names(source.entries(), wanted, len(record.labels)))
-    return _told(args, source.release, record, findings)
+    return _told(args, release, record, findings)
+
+
+def _by_domain(record: Record) -> Counter[str]:
+    images: Counter[str] = Counter()
+    for (_, domain, _), count in record.counts.items():
+        images[domain] += count
+    return images
 
 
 def _check_arrays(args: argparse.Namespace, dataset: Dataset) -> int:
@@ -109,12 +122,13 @@ def _released_order(name: str, classes: list[str]) -> list[Finding]:
     """What order CaSSLe's and PNR's code gives these classes, which is part of what its numbers are measured on."""
     if name not in ("cifar100", "imagenet100") or len(classes) != 100:
         return []
-    import torch
+    from bench.data.scenarios import RELEASED_ORDER_SEED, class_order
 
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(5)).tolist()
+    order = class_order(100, RELEASED_ORDER_SEED, "pnr").tolist()
     text = (
-        f"released code takes {', '.join(map(str, order[:6]))} .. (torch.randperm(100), seed 5), fingerprint "
-        f"{fingerprint(classes[label] for label in order)}; here the seed `order` draws it"
+        f"released code takes {', '.join(map(str, order[:6]))} .. (torch.randperm(100), seed {RELEASED_ORDER_SEED}), "
+        f"fingerprint {fingerprint(classes[label] for label in order)}; so does data.order=pnr or a recipe, where "
+        "else the seed `order` draws it"
     )
     return [Finding(NOTE, "class order", text)]
 

@@ -22,6 +22,7 @@ from bench.paper.table import PaperTable, make_table, read_asked, runs_done, wri
 
 if TYPE_CHECKING:
     from bench.config import RunConfig
+    from bench.report.records import Run
 
 RENDERERS = {"md": markdown, "tex": latex, "csv": csv_text}
 
@@ -32,7 +33,7 @@ class _Asked:
 
     sheet: Sheet
     runs: "list[RunConfig]" = field(default_factory=list)
-    ids: dict[Cell, list[str]] = field(default_factory=dict)
+    planned: "dict[Cell, list[Run]]" = field(default_factory=dict)
     absent: dict[int, str] = field(default_factory=dict)
 
 
@@ -72,7 +73,7 @@ def regenerate(args: argparse.Namespace) -> int:
     suites = [read_suite(name, ledger) for name in (suite_names() if args.name == "all" else [args.name])]
     pages = [sheet(suite, args.tier, args.dataset) for suite in suites]
     tables = [_ask(page, parse_seeds(args.seeds or page.seeds), args) for page in pages]
-    made = make_plan([run for asked in tables for run in asked.runs], args.out, args.quiet)
+    made = make_plan([run for asked in tables for run in asked.runs], args.out, args.quiet, foresee=args.dry_run)
     if args.dry_run:
         store = Store(args.out)
         store.prepare()
@@ -81,9 +82,9 @@ def regenerate(args: argparse.Namespace) -> int:
         return 0
     if not made.runs:
         raise UserError(next(iter(tables[0].absent.values())))
-    failures = carry_out(made, args)
     for asked in tables:
-        write_asked(args.out, asked.sheet, [name for ids in asked.ids.values() for name in ids])
+        write_asked(args.out, asked.sheet, [run.run_id for runs in asked.planned.values() for run in runs])
+    failures = carry_out(made, args)
     for table in _print(tables, ledger, args.out):
         _write(table, args.out, args.quiet)
     return max(status_of_failures(made, failures), any(asked.absent for asked in tables))
@@ -106,16 +107,20 @@ def _plan_part(
     asked: _Asked, index: int, part: Part, variant: Variant, seeds: list[int], args: argparse.Namespace
 ) -> None:
     from bench.engine.plan import make_plan
+    from bench.engine.records import config_row
     from bench.grid import method_pairs
+    from bench.report.records import Run
 
     suite = asked.sheet.suite
     runs = _runs(asked.sheet, part, variant, seeds, args.data_dir)
-    by_method: dict[tuple[str, str], list[str]] = {}
-    for planned in make_plan(runs, args.out, args.quiet).runs:
-        by_method.setdefault((planned.config.strategy, planned.config.objective), []).append(planned.run_id)
+    by_method: dict[tuple[str, str], list[Run]] = {}
+    for planned in make_plan(runs, args.out, args.quiet, foresee=args.dry_run).runs:
+        by_method.setdefault((planned.config.strategy, planned.config.objective), []).append(
+            Run(args.out, config_row(planned))
+        )
     for strategy, objective in product(suite.strategies, suite.objectives):
         pair = method_pairs([f"{strategy}-{objective}"], ())[0]
-        asked.ids[Cell(index, strategy, objective, variant.name)] = by_method[pair]
+        asked.planned[Cell(index, strategy, objective, variant.name)] = by_method[pair]
     asked.runs += runs
 
 
@@ -132,6 +137,7 @@ def _runs(page: Sheet, part: Part, variant: Variant, seeds: list[int], data_dir:
         "scenarios": [part.scenario],
         "seeds": seeds,
         "preset": page.preset,
+        "fidelity": page.fidelity,
         "layer": layer,
     }
     if page.recipe:
@@ -144,7 +150,7 @@ def _print(tables: Iterable[_Asked], ledger: Ledger, out: Path) -> list[PaperTab
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    made = [make_table(asked.sheet, asked.ids, asked.absent, ledger, out) for asked in tables]
+    made = [make_table(asked.sheet, asked.planned, asked.absent, ledger, out) for asked in tables]
     for table in made:
         console.print(terminal(table))
     return made
@@ -153,7 +159,7 @@ def _print(tables: Iterable[_Asked], ledger: Ledger, out: Path) -> list[PaperTab
 def _write(table: PaperTable, out: Path, quiet: bool) -> None:
     folder = out / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"paper-{table.sheet.suite.name}"
+    stem = f"paper-{table.sheet.suite.name}-{table.sheet.tier}"
     for form, renderer in RENDERERS.items():
         write_atomic(folder / f"{stem}.{form}", renderer(table).encode())
     if not quiet:

@@ -10,10 +10,11 @@ import numpy as np
 
 from bench.data import fashion_mini
 from bench.data.arrays import Dataset, Split, assemble, single_domain
+from bench.data.decode import Shape
 from bench.data.fashion_mini.rebuild import find_idx
 from bench.data.folders import LAYOUTS, How, Source, folder_source, load_source
 from bench.data.idx import read_idx
-from bench.data.named import NAMED
+from bench.data.named import NAMED, Counts, NotHere
 from bench.data.noise import load_noise
 from bench.errors import UserError, nearest
 
@@ -105,7 +106,7 @@ def _fashion_mnist(data_dir: Path | None, downloads: Path, download: bool) -> _R
         given = data_dir or "--data-dir (not given)"
         where = f"fashion_mnist: not in {given}, not in {DEBIAN_FASHION_MNIST} (Debian package dataset-fashion-mnist)"
         if not download:
-            raise UserError(f"{where}; that package or the four files of {FashionMNIST.mirrors[0]} in it")
+            raise NotHere(f"{where}; that package or the four files of {FashionMNIST.mirrors[0]} in it")
         try:
             FashionMNIST(str(root), download=True)
         except _DOWNLOAD_ERRORS as error:
@@ -137,17 +138,17 @@ def _cifar(name: str) -> Callable[[Path | None, Path, bool], _Read]:
 
         source: Any = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
         roots = [*([data_dir, data_dir / name] if data_dir is not None else []), downloads]
-        held = (root for root in roots if any((root / part).exists() for part in (source.base_folder, source.filename)))
-        root = next(held, roots[0])
+        held = [root for root in roots if any((root / part).exists() for part in (source.base_folder, source.filename))]
+        root = (held or roots)[0]
+        how_to_get = f"put {source.filename} from {source.url} there, or {source.base_folder}/ out of it"
+        if not held and not download:
+            raise NotHere(f"{name}: not in {root}; {how_to_get}")
         try:
             # The second call finds what the first has found or downloaded.
             parts = [source(str(root), train=train, download=train and download) for train in (True, False)]
         except _DOWNLOAD_ERRORS as error:
             failed = f" and its download failed ({_reason(error)})" if download else ""
-            raise UserError(
-                f"{name}: not whole in {root}{failed}; "
-                f"put {source.filename} from {source.url} there, or {source.base_folder}/ out of it"
-            ) from error
+            raise UserError(f"{name}: not whole in {root}{failed}; {how_to_get}") from error
         train, test = (single_domain(part.data, np.array(part.targets)) for part in parts)
         return train, test, tuple(parts[0].classes)
 
@@ -160,6 +161,12 @@ _READERS: dict[str, Callable[[Path | None, Path, bool], _Read]] = {
     "cifar10": _cifar("cifar10"),
     "cifar100": _cifar("cifar100"),
 }
+ARRAYS = {
+    "fashion_mnist": (Counts(60_000, 10_000, 10), Shape(28, 1)),
+    "cifar10": (Counts(50_000, 10_000, 10), Shape(32, 3)),
+    "cifar100": (Counts(50_000, 10_000, 100), Shape(32, 3)),
+}
+"""What the public releases hold that come as arrays."""
 # No network, no space, a server's error page in place of the archive, a checksum that differs.
 _DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, http.client.HTTPException)
 

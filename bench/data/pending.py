@@ -8,10 +8,10 @@ import numpy as np
 
 from bench.data.arrays import Dataset, Pending, Split
 from bench.data.build import image_bytes
-from bench.data.datasets import load, source_of
+from bench.data.datasets import ARRAYS, load, source_of
 from bench.data.decode import Shape
 from bench.data.folders import SPLITS, Source, cache_of, decoded_bytes, read_manifest
-from bench.data.named import NAMED, Named, NotHere
+from bench.data.named import NAMED, Counts, Named, NotHere
 
 DECODED_AT_ONCE = 256 << 20  # bytes of pixels up to which planning decodes what is not: a minute or so
 
@@ -28,6 +28,11 @@ def load_or_foresee(
         source = source_of(spec, data_dir, image_size)
     except NotHere as error:
         return _of_release(NAMED[spec], image_size, data_dir, error)
+    if spec in ARRAYS:
+        try:
+            return load(spec, out=out, data_dir=data_dir, download=False, quiet=quiet)
+        except NotHere:
+            return _of_counts(spec, *ARRAYS[spec], data_dir)
     if source is not None and read_manifest(cache_of(source, out), source.key) is None:
         shape = source.shape()
         if decoded_bytes(source, shape) > DECODED_AT_ONCE:
@@ -39,7 +44,10 @@ def _of_release(named: Named, image_size: int | None, data_dir: Path | None, err
     counts, side = named.counts, named.stored_side(image_size)
     if side is None:
         raise error  # of the size of its files, which cannot be known without them
-    shape = Shape(side, 3)
+    return _of_counts(named.name, counts, Shape(side, 3), data_dir)
+
+
+def _of_counts(name: str, counts: Counts, shape: Shape, data_dir: Path | None) -> Dataset:
     domains = counts.domains or (("", counts.train, counts.test),)
     splits = []
     for numbers in ([train for _, train, _ in domains], [test for _, _, test in domains]):
@@ -47,10 +55,10 @@ def _of_release(named: Named, image_size: int | None, data_dir: Path | None, err
         splits.append(Split(_noise(len(labels), shape), labels, np.repeat(np.arange(len(numbers)), numbers)))
     classes = [f"class {label}" for label in range(counts.classes)]
     names = [domain[0] for domain in counts.domains]
-    where = "no --data-dir is given" if data_dir is None else f"{named.name} is not in {data_dir}"
+    where = "no --data-dir is given" if data_dir is None else f"{name} is not in {data_dir}"
     why = f"{where}: planned with the counts of the public release"
     nbytes = (counts.train + counts.test) * image_bytes(shape)
-    return _dataset(named.name, splits, classes, names, Pending(why, nbytes))
+    return _dataset(name, splits, classes, names, Pending(why, nbytes))
 
 
 def _of_files(source: Source, shape: Shape) -> Dataset:

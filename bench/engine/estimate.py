@@ -15,6 +15,7 @@ from bench.engine.plan import Plan, PlannedRun, Stage, is_done, scenario_of
 from bench.engine.stage import build_learner
 from bench.engine.store import Store
 from bench.errors import UserError
+from bench.evaluate.features import pixel_bytes, pixel_side
 from bench.speed.evaluation import evaluation_seconds
 from bench.speed.step import Trial, mean_seconds
 
@@ -147,9 +148,10 @@ def _measure(stage: Stage, out: Path) -> tuple[float, float]:
 
 def _bytes(stage: Stage, out: Path) -> int:
     scenario = scenario_of(stage.run, out, foresee=True)
-    count = len(scenario.dataset.train.labels) + len(scenario.dataset.test.labels)
+    splits = (scenario.dataset.train, scenario.dataset.test)
+    count = sum(len(split.labels) for split in splits)
     if stage.kind == "pixels":
-        return count * 2 * min(3072, scenario.dataset.train.images[0].size)
+        return sum(pixel_bytes(split, pixel_side(splits)) + 16 * len(split.labels) for split in splits)
     learner = build_learner(stage.run, scenario, stage.task)
     state = sum(value.numel() * value.element_size() for value in learner.carried_state().values())
     return count * (2 * learner.objective.features + 16) + (state if stage.trains else 0)

@@ -14,7 +14,6 @@ from bench.engine.environment import environment
 from bench.engine.plan import PlannedRun
 from bench.engine.probing import Probe
 from bench.engine.store import Store, read_json
-from bench.evaluate.probes import label
 
 
 class _Synced(NamedTuple):
@@ -88,7 +87,7 @@ def config_row(run: PlannedRun) -> dict[str, Any]:
         "synthetic_domains": run.synthetic_domains,
         "note": run.note,
         "probes": run.expected_probes(),
-        "headline": label(settings.headline, getattr(settings, settings.headline)),
+        "headline": next(p for p in run.probes if p.name == settings.headline).record_names(config.scenario)[0],
         "stages": list(run.stages),
         **({} if run.after == tuple(range(-2, len(run.task_names))) else {"after": list(run.after)}),
         "config": asdict(config),

@@ -98,12 +98,13 @@ def pixel_side(splits: Sequence[Split]) -> int:
     """Side to which raw pixels of larger images are resized: 32, or half of it as often as it takes for all splits
     together to fit into `PIXEL_BYTES`."""
     side = PIXEL_SIDE
-    while side > 1 and sum(_pixel_bytes(split, side) for split in splits) > PIXEL_BYTES:
+    while side > 1 and sum(pixel_bytes(split, side) for split in splits) > PIXEL_BYTES:
         side //= 2
     return side
 
 
-def _pixel_bytes(split: Split, side: int) -> int:
+def pixel_bytes(split: Split, side: int) -> int:
+    """Bytes of the raw pixels of a split resized to a side."""
     count, height, width, channels = split.images.shape
     kept = height * width if max(height, width) <= side else side**2
     return 2 * int(count * channels * kept)

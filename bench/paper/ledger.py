@@ -18,7 +18,8 @@ class Protocol:
     """How a published number was measured, as far as is known; None or absent: not stated.
 
     family: of the classifier. probe: the probe of this project that measures in the same way. epochs: per task, by
-    dataset. batch: images per step over all devices. facts: where these were read.
+    dataset. class_lists: of an ImageNet-100, which of the known ones. batch: images per step over all devices. facts:
+    where these were read.
     """
 
     description: str
@@ -30,6 +31,7 @@ class Protocol:
     batch: int | None = None
     seeds: int | None = None
     epochs: dict[str, int] = field(default_factory=dict)
+    class_lists: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from bench.data.class_lists import class_list, fingerprint
+from bench.data.doctor.variants import IMAGENET100
 from bench.paper.ledger import Ledger, Protocol, Published
 from bench.paper.suite import Sheet
 from bench.report.records import Run
@@ -23,20 +25,31 @@ def mismatches(runs: Sequence[Run], published: Published, ledger: Ledger, sheet:
     protocol = ledger.protocols[published.protocol]
     run = runs[0]
     return [
-        *_of_data(run, published),
+        *_of_data(run, published, protocol),
         *_of_measure(probe, sheet.suite.metric, published, protocol, ledger),
-        *_of_training(run, published, protocol, sheet.suite.recipe),
+        *_of_training(run, published, protocol, sheet),
         *_of_seeds(len(runs), protocol),
     ]
 
 
-def _of_data(run: Run, published: Published) -> Iterator[Mismatch]:
+def _of_data(run: Run, published: Published, protocol: Protocol) -> Iterator[Mismatch]:
     if run.dataset != published.dataset:
         yield _differs("dataset", published.dataset, run.dataset, blocks=True)
     if published.scenario != "joint" and run.scenario != published.scenario:
         yield _differs("scenario", published.scenario, run.scenario, blocks=True)
     if published.scenario != "joint" and published.tasks is not None and run.tasks != published.tasks:
         yield _differs("tasks", published.tasks, run.tasks, blocks=True)
+    yield from _of_classes(run, published, protocol)
+
+
+def _of_classes(run: Run, published: Published, protocol: Protocol) -> Iterator[Mismatch]:
+    """Classes of one name that are not the same: what a run says of its list stands in its note."""
+    key = protocol.class_lists.get(published.dataset)
+    if key is None or run.dataset != published.dataset:
+        return
+    here = next((part for part in run.note.split("; ") if "class list" in part), IMAGENET100["cmc"])
+    if here != IMAGENET100[key] and fingerprint(sorted(class_list(key))) not in here:
+        yield _differs("class list", IMAGENET100[key], here, blocks=True)
 
 
 def _of_measure(
@@ -53,14 +66,15 @@ def _family(probe: str) -> str:
     return probe.partition("(")[0].partition("_")[0]
 
 
-def _of_training(run: Run, published: Published, protocol: Protocol, recipe: str) -> Iterator[Mismatch]:
+def _of_training(run: Run, published: Published, protocol: Protocol, sheet: Sheet) -> Iterator[Mismatch]:
     here = run.config.get("config") or {}
     if run.preset != "paper":
         yield Mismatch(f"preset: here {run.preset or 'not recorded'}, not paper", True)
-    if recipe and here.get("recipe", "") != recipe:
-        yield _differs("recipe", recipe, here.get("recipe") or "none", blocks=False)
-    if run.overrides:
-        changed = ", ".join(f"{key}={value}" for key, value in sorted(run.overrides.items()))
+    if sheet.suite.recipe and here.get("recipe", "") != sheet.suite.recipe:
+        yield _differs("recipe", sheet.suite.recipe, here.get("recipe") or "none", blocks=False)
+    fidelity = {} if sheet.fidelity is None else {"fidelity": sheet.fidelity}
+    changed = ", ".join(f"{key}={value}" for key, value in sorted(run.overrides.items()) if key not in fidelity)
+    if changed:
         yield Mismatch(f"settings: here {changed} over those of the preset and recipe", False)
     settings = here.get("settings") or {}
     encoder, train = settings.get("encoder") or {}, settings.get("train") or {}

@@ -136,7 +136,7 @@ def _difference(entry: Entry) -> str:
 def _count(entry: Entry) -> str:
     if not entry.runs.planned:
         return "–"
-    return f"{len(entry.runs.averaged)}/{entry.runs.planned}" + "†" * ("collapsed" in entry.runs.states)
+    return f"{len(entry.runs.averaged)}/{len(entry.runs.planned)}" + "†" * ("collapsed" in entry.runs.states)
 
 
 def _number(mean: float, std: float) -> str:
@@ -195,7 +195,7 @@ def _csv_row(table: PaperTable, block: Block, entry: Entry) -> list[object]:
     return [
         *(suite.name, table.sheet.tier, block.title),
         *(entry.cell.objective, entry.cell.strategy, entry.cell.variant, suite.metric, entry.runs.probe),
-        *(_decimals(entry.here.mean), _decimals(entry.here.std), len(entry.runs.averaged), entry.runs.planned),
+        *(_decimals(entry.here.mean), _decimals(entry.here.std), len(entry.runs.averaged), len(entry.runs.planned)),
         entry.runs.state or "complete",
         *(known or [""] * 5),
         "" if published is None else "yes" if entry.comparable else "no",

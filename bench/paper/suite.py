@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from bench.config import fidelity_names
 from bench.errors import UserError, nearest
 from bench.evaluate.metrics import METRICS
 from bench.layers import Given, Layer, read_tree
@@ -51,12 +52,13 @@ class Variant:
 class Tier:
     """At what scale the table is made: a preset, the data that stands in for the paper's, keys as of `--set`.
 
-    dataset: None for each part's own. seeds: where none are given. variants: in place of the suite's, where the paper's
-    values do not fit.
+    fidelity: a set of switches. dataset: None for each part's own. seeds: where none are given. variants: in place of
+    the suite's, where the paper's values do not fit.
     """
 
     preset: str
     seeds: str = "0"
+    fidelity: str | None = None
     dataset: str | None = None
     settings: dict[str, Given] = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
@@ -126,6 +128,7 @@ class Sheet:
     seeds: str
     dataset: str | None
     settings: Layer
+    fidelity: str | None = None
 
     def probe(self, part: Part) -> str:
         """The probe that is printed of a part."""
@@ -157,7 +160,7 @@ def sheet(suite: Suite, tier: str, dataset: str | None = None) -> Sheet:
     settings = {**suite.settings, **scale.settings}
     suite = replace(suite, variants=scale.variants or suite.variants)
     if tier != "paper":
-        return Sheet(suite, tier, scale.preset, "", scale.seeds, dataset or scale.dataset, settings)
+        return Sheet(suite, tier, scale.preset, "", scale.seeds, dataset or scale.dataset, settings, scale.fidelity)
     if dataset is not None:
         chosen = tuple(part for part in suite.parts if part.dataset == dataset)
         if not chosen:
@@ -166,7 +169,7 @@ def sheet(suite: Suite, tier: str, dataset: str | None = None) -> Sheet:
                 f"{nearest(dataset, {part.dataset for part in suite.parts})}"
             )
         suite = replace(suite, parts=chosen)
-    return Sheet(suite, tier, scale.preset, suite.recipe, scale.seeds, None, settings)
+    return Sheet(suite, tier, scale.preset, suite.recipe, scale.seeds, None, settings, scale.fidelity)
 
 
 def suite_names() -> list[str]:
@@ -185,6 +188,10 @@ def read_suite(name: str, ledger: Ledger) -> Suite:
     for tier in suite.tiers:
         if tier not in TIERS:
             raise UserError(f"{given.value['tiers'].where}: unknown tier '{tier}'{nearest(tier, TIERS)}")
+        fidelity = suite.tiers[tier].fidelity
+        if fidelity is not None and fidelity not in fidelity_names():
+            where = given.value["tiers"].where
+            raise UserError(f"{where}: unknown fidelity '{fidelity}'{nearest(fidelity, fidelity_names())}")
         if tier == "paper" and suite.tiers[tier].dataset is not None:
             raise UserError(f"{given.value['tiers'].where}: tier paper takes the data of the parts, not a dataset")
         _check_shape(sheet(suite, tier).suite, given)

@@ -21,9 +21,9 @@ NOT_COMPARABLE, QUOTED = "‡", "§"
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a cell: by seed as planned; those that count, and why others do not. probe: its record name."""
+    """The runs of a cell: as planned, one per seed, those that count, and why others do not. probe: its record name."""
 
-    planned: int
+    planned: tuple[Run, ...]
     averaged: tuple[Run, ...]
     states: tuple[str, ...]
     probe: str
@@ -87,11 +87,12 @@ class PaperTable:
 
 
 def make_table(
-    sheet: Sheet, planned: Mapping[Cell, Sequence[str]], absent: Mapping[int, str], ledger: Ledger, out: Path
+    sheet: Sheet, planned: Mapping[Cell, Sequence[Run]], absent: Mapping[int, str], ledger: Ledger, out: Path
 ) -> PaperTable:
     """The table from the records in results folder `out`.
 
-    planned: ids of each cell's runs, one per seed. absent: why a part could not be planned, by its index.
+    planned: each cell's runs, one per seed, of whose records only the first line is needed. absent: why a part could
+    not be planned, by its index.
     """
     maker = _Maker(sheet, ledger, out)
     suite = sheet.suite
@@ -129,7 +130,7 @@ class _Maker:
         self.troubles: set[tuple[str, str, str, str]] = set()
         self.warnings: list[str] = []
 
-    def entry(self, cell: Cell, ids: Sequence[str]) -> Entry:
+    def entry(self, cell: Cell, planned: Sequence[Run]) -> Entry:
         """One cell of the table."""
         suite = self.sheet.suite
         part = suite.parts[cell.part]
@@ -138,7 +139,7 @@ class _Maker:
             published = self.ledger.find(
                 part.protocols, part.dataset, part.scenario, part.tasks, cell.objective, cell.strategy
             )
-        runs = self._runs(ids, self.sheet.probe(part))
+        runs = self._runs(planned, self.sheet.probe(part))
         here = interval(100 * value for value in runs.values(METRICS[suite.metric]))
         comparable, notes = self._compare(runs, published)
         scored = comparable and published is not None and published.confidence != "quoted" and here.n > 0
@@ -152,18 +153,16 @@ class _Maker:
         lines += [SYNTHETIC_NOTE] if any(run.synthetic_domains for run in runs) else []
         return [*lines, *sorted({f"{run.note.rstrip('.')}." for run in runs if run.note})]
 
-    def _runs(self, ids: Sequence[str], probe: str) -> Runs:
-        averaged, states, label = [], [], probe
-        for run_id in ids:
+    def _runs(self, planned: Sequence[Run], probe: str) -> Runs:
+        averaged, states = [], []
+        for run_id in (run.run_id for run in planned):
             run = self._read(run_id)
             if run is None or not (run.accuracy or run.failures):
                 states.append("not run")
                 continue
-            measured = _label(run, probe)
-            if run.status == "complete" and measured is not None:
+            if run.status == "complete" and _label(run, probe) is not None:
                 averaged.append(run)
                 states.append("complete")
-                label = measured
             elif run.status == "complete":
                 states.append("not measured")
                 self.warnings.append(f"runs without the {probe} probe, which this block prints, are not measured")
@@ -171,7 +170,8 @@ class _Maker:
                 states.append("unfinished" if run.status == "incomplete" else STATES[run.status])
                 name = f"{run.scenario} / {run.dataset} / {method_name(run.strategy, run.objective)}"
                 self.troubles.add((name, f"seed {run.seed} ({run_id})", states[-1], run.reason))
-        return Runs(len(ids), tuple(averaged), tuple(states), label)
+        label = next(filter(None, (_label(run, probe) for run in (*averaged, *planned))), probe)
+        return Runs(tuple(planned), tuple(averaged), tuple(states), label)
 
     def _read(self, run_id: str) -> Run | None:
         if run_id not in self.known:
@@ -193,7 +193,8 @@ class _Maker:
         return comparable, tuple(sorted(numbers))
 
     def _mismatches(self, runs: Runs, published: Published) -> list[Mismatch]:
-        return mismatches(runs.averaged, published, self.ledger, self.sheet, runs.probe) if runs.averaged else []
+        behind = runs.averaged or runs.planned
+        return mismatches(behind, published, self.ledger, self.sheet, runs.probe) if behind else []
 
 
 def _caption(sheet: Sheet) -> list[str]:
@@ -203,6 +204,7 @@ def _caption(sheet: Sheet) -> list[str]:
     keys = ", ".join(f"{key}={given.value}" for key, given in sheet.settings.items())
     scale = f"Tier {sheet.tier}: preset {sheet.preset}"
     scale += f", recipe {sheet.recipe}" if sheet.recipe else ""
+    scale += f", fidelity {sheet.fidelity}" if sheet.fidelity else ""
     scale += f", every block on {sheet.dataset} in place of its own data" if sheet.dataset else ""
     scale += f", {keys}" if keys else ""
     lines = [

@@ -7,7 +7,7 @@ import pytest
 from image_folders import paint
 
 from bench.commands.data_check import check
-from bench.data.doctor import source
+from bench.data.doctor import releases, source
 from bench.data.doctor.releases import Release, release_of
 from bench.data.doctor.variants import class_list
 from bench.data.named import NAMED
@@ -119,6 +119,13 @@ def test_a_label_that_disagrees_and_a_path_listed_in_both_splits_are_named(tmp_p
     assert "real_test.txt:1: real/ant/2.png has label 1, other ant 0" in names
     assert "real_test.txt:2: real/bee/1.png" in names
     assert "real/bee/1.png = real/bee/1.png" in names
+
+
+def test_the_original_lists_of_domainnet_are_known_by_their_images(tmp_path, ill, monkeypatch):
+    domainnet(tmp_path)
+    monkeypatch.setattr(releases, "ORIGINAL", dict.fromkeys(CLEANED, 4))
+    status, found, _ = ill("domainnet")
+    assert (status, found["attention"]) == (1, {"2 classes; the public release has 345": []})
 
 
 def test_lists_of_another_length_than_the_release_are_told_by_domain(tmp_path, ill):

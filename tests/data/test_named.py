@@ -194,10 +194,14 @@ def test_domainnet_has_the_order_of_published_results():
 @pytest.mark.usefixtures("domainnet")
 def test_the_note_says_which_lists_of_domainnet_these_are(tmp_path, monkeypatch):
     other = get("domainnet", tmp_path).note
-    assert "DomainNet by lists of 36 + 18 images that are not the cleaned ones, of 409,832 + 176,743 (fing" in other
+    assert "DomainNet by lists of 36 + 18 images that are neither the original nor the cleaned ones, of " in other
+    assert "of 409,832 + 176,743 (fingerprint " in other
     monkeypatch.setattr(lists, "CLEANED", dict.fromkeys(lists.CLEANED, (6, 3)))
     cleaned = get("domainnet", tmp_path).note
     assert cleaned.startswith("DomainNet by its cleaned lists (fingerprint ")
+    monkeypatch.setattr(lists, "CLEANED", dict.fromkeys(lists.CLEANED, (7, 2)))
+    monkeypatch.setattr(lists, "ORIGINAL", dict.fromkeys(lists.CLEANED, 9))
+    assert get("domainnet", tmp_path).note.startswith("DomainNet by its original lists (fingerprint ")
     assert other.partition("(fingerprint ")[2] == cleaned.partition("(fingerprint ")[2]
 
 

@@ -51,6 +51,15 @@ def test_a_public_dataset_that_is_not_there_is_planned_with_its_numbers(tmp_path
     )
 
 
+@pytest.mark.parametrize(("name", "images"), [("cifar100", (50_000, 32, 32, 3)), ("cifar10", (50_000, 32, 32, 3))])
+def test_a_public_dataset_of_arrays_is_planned_without_downloading_it(name, images, tmp_path):
+    data = foreseen(name, tmp_path, None)
+    assert data.train.images.shape == images
+    assert len(data.classes) == int(name.removeprefix("cifar"))
+    assert data.pending.why == f"{name} is not in {tmp_path}: planned with the counts of the public release"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_release_with_domains_is_planned_with_the_images_of_each(tmp_path):
     data = foreseen("domainnet", tmp_path)
     for split, index in ((data.train, 1), (data.test, 2)):

@@ -177,6 +177,15 @@ def test_the_headline_can_be_chosen(pictures, tmp_path):
     assert "\nknn probe: " in (out / "report" / "table.md").read_text()
 
 
+def test_the_classifier_beside_the_encoder_can_be_the_headline(pictures, tmp_path):
+    out = tmp_path / "out"
+    more = ("--set", "online.run=true", "--set", "probe.headline=linear_online")
+    line = words(pictures, out, "finetune", "--quiet", "--probes", "ncm", *more, tasks=1)
+    assert run(*line) == 0
+    assert records(out)["finetune-moco"][0]["headline"] == "linear_online"
+    assert "\nlinear_online probe: " in (out / "report" / "table.md").read_text()
+
+
 def test_a_recorded_configuration_is_the_one_that_was_run(copied):
     config = planned(*copied.line).runs[0].config
     assert restored(json.loads(json.dumps(asdict(config)))) == config

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli
+from bench.commands import grid, paper
 from bench.engine import stage
 from bench.paper.ledger import read_ledger
 from bench.paper.suite import read_suite, sheet
@@ -38,8 +39,8 @@ def test_a_table_is_made_from_nothing_and_again_without_training(line, capsys, m
 
     assert cli.main(line) == 0
     first = {path.name: path.read_bytes() for path in (out / "report").iterdir()}
-    assert sorted(first) == ["paper-tiny.csv", "paper-tiny.md", "paper-tiny.tex"]
-    shown = first["paper-tiny.md"].decode()
+    assert sorted(first) == ["paper-tiny-quick.csv", "paper-tiny-quick.md", "paper-tiny-quick.tex"]
+    shown = first["paper-tiny-quick.md"].decode()
     assert "not run" not in shown
     assert shown.count("| 1/1 | 1/1 |") == 2
     assert "dataset: published cifar100, here folder:pictures" not in shown  # two tasks: the ledger has no such number
@@ -113,3 +114,21 @@ def test_what_is_wrong_is_one_line_and_status_two(words, message, capsys, tmp_pa
     assert text.startswith("error: ")
     assert text.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cassle-main", "pnr-class"])
+def test_before_any_run_tier_paper_names_only_the_differences_that_it_must(name, tmp_path, monkeypatch):
+    tables, print_tables = [], paper._print
+    monkeypatch.setattr(paper, "_print", lambda *given: tables.extend(print_tables(*given)))
+    monkeypatch.setattr(grid, "print_plan", lambda *_, **__: None)  # which would measure the steps of ResNet-18
+    assert cli.main(["paper", name, "--tier", "paper", "--dry-run", "--out", str(tmp_path), "--quiet"]) == 0
+    (table,) = tables
+    published = [entry for entry in table.entries() if entry.published is not None]
+    kinds = {note.partition(":")[0] for note in table.footnotes}
+    assert {entry.runs.state for entry in table.entries()} == {"not run"}
+    assert published
+    if name == "cassle-main":
+        assert kinds == {"precision"}
+        assert all(entry.comparable for entry in published)
+    else:
+        assert kinds == {"precision", "seeds", "class list"}

@@ -111,6 +111,7 @@ def test_other_domains_than_the_papers_are_all_taken():
         ("[finetune, cassle]", "[cassle, cassle]", "strategy 'cassle' is given twice"),
         ("[finetune, cassle]", "[]", "no strategy is named"),
         ("  paper: {preset: paper}", "  paper: {preset: paper, dataset: cifar10}", "tier paper takes the data of"),
+        ("  paper: {preset: paper}", "  paper: {preset: paper, fidelity: relesed}", "unknown fidelity 'relesed'"),
     ],
 )
 def test_a_suite_is_refused_in_one_line(old, new, message, tmp_path):

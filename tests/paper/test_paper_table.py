@@ -13,6 +13,7 @@ from bench.paper.ledger import read_ledger
 from bench.paper.render import csv_text, latex, markdown, terminal
 from bench.paper.suite import Cell, read_suite, sheet
 from bench.paper.table import make_table
+from bench.report.records import Run
 from tests.paper.suites import TEXT, write
 from tests.report import recording
 
@@ -56,19 +57,20 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out = folder, folder / "out"
-        self.ids: dict[Cell, list[str]] = {}
-        self.numbers = [published()]
+        self.planned: dict[Cell, list[Run]] = {}
+        self.numbers, self.lists = [published()], "{}"
         self.text = TEXT.replace("tasks: 5", "tasks: 3").replace("[cassle-online-probe]", "[same, other, neighbours]")
 
     def record(self, rows, cell=("finetune", "moco")):
         recording.write(self.out, rows)
-        self.ids.setdefault(Cell(0, *cell, ""), []).append(rows[0]["run_id"])
+        self.planned.setdefault(Cell(0, *cell, ""), []).append(Run(self.out, rows[0]))
 
     def table(self, tier="paper", absent=None):
-        (self.folder / "ledger.yaml").write_text(LEDGER + "".join(self.numbers))
+        ledger = LEDGER.replace("facts: a paper}", f"class_lists: {self.lists}, facts: a paper}}", 1)
+        (self.folder / "ledger.yaml").write_text(ledger + "".join(self.numbers))
         ledger = read_ledger(self.folder / "ledger.yaml")
         suite = read_suite(write(self.folder, self.text), ledger)
-        return make_table(sheet(suite, tier), self.ids, absent or {}, ledger, self.out)
+        return make_table(sheet(suite, tier), self.planned, absent or {}, ledger, self.out)
 
     def entry(self, **how):
         made = self.table(**how)
@@ -113,6 +115,29 @@ def test_each_difference_of_data_or_scale_has_its_footnote_and_forbids_the_subtr
 
 
 @pytest.mark.parametrize(
+    ("note", "blocked"),
+    [
+        ("", "CMC, solo-learn, CaSSLe"),
+        ("another ImageNet-100 class list (fingerprint 82b5291afc03, 8 classes in common with CMC's)", ""),
+        (
+            "another ImageNet-100 class list (fingerprint 0, 9 classes)",
+            "another ImageNet-100 class list (fingerprint 0",
+        ),
+    ],
+)
+def test_imagenet100s_of_other_classes_are_not_subtracted(note, blocked, place):
+    place.numbers = [published().replace("cifar100", "imagenet100")]
+    place.lists, place.text = "{imagenet100: kaggle}", place.text.replace("cifar100", "imagenet100")
+    place.record(recording.rows_of(head(dataset="imagenet100", note=note)))
+    entry, notes = place.entry()
+    assert entry.comparable == (not blocked)
+    assert [text for text in notes if text.startswith("class list")] == [
+        text for text in notes if blocked and f"published Kaggle ambityga/imagenet100, here {blocked}" in text
+    ]
+    assert any("class list" in text for text in notes) == bool(blocked)
+
+
+@pytest.mark.parametrize(
     ("changes", "note"),
     [
         ({"train": {"epochs": 500, "batch": 64}}, "batch: published 256, here 64"),
@@ -134,7 +159,7 @@ def test_changed_settings_and_a_missing_recipe_have_their_footnotes(place):
         "recipe: published pnr, here none",
         "settings: here optim.lr=0.5 over those of the preset and recipe",
     ]
-    place.ids.clear()
+    place.planned.clear()
     place.record(recording.rows_of(head(facts=FACTS | {"recipe": "pnr"})))
     assert place.entry()[1] == []
 
@@ -216,7 +241,7 @@ def test_collapsed_failed_and_unfinished_runs_are_marked_and_left_out(place):
     assert "loss is NaN" in text
     place.record(recording.rows_of(head(seed=1)))
     entry, _ = place.entry()
-    assert (entry.here.n, entry.runs.planned, entry.runs.state) == (1, 2, "")
+    assert (entry.here.n, len(entry.runs.planned), entry.runs.state) == (1, 2, "")
 
 
 def test_a_probe_that_the_run_lacks_leaves_no_number_and_a_warning(place):

@@ -1,8 +1,10 @@
 """How many images the public releases hold, as far as that can be said with a source."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from bench.data.named import NAMED
+from bench.data.named.lists import ORIGINAL
 
 
 class Release(NamedTuple):
@@ -42,6 +44,15 @@ _SOURCES = {
     "domainnet": "cleaned lists, as in TensorFlow Datasets",
     "pacs": "arXiv:1710.03077",
 }
+_ORIGINAL = "original lists, which name some images twice; ai.bu.edu/M3SDA"
+
+
+def other_version(name: str, images: Mapping[str, int]) -> Release | None:
+    """The version of the dataset, other than the usual one, that has exactly these images of each domain."""
+    if name != "domainnet" or images != ORIGINAL:
+        return None
+    totals = {(domain, ""): count for domain, count in ORIGINAL.items()}
+    return Release(NAMED[name].counts.classes, totals, {}, _ORIGINAL)
 
 
 def release_of(name: str) -> Release:

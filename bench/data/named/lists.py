@@ -17,6 +17,15 @@ CLEANED = {
     "infograph": (36_023, 15_582),
     "clipart": (33_525, 14_604),
 }
+# Images of the original lists, train and test together: ai.bu.edu/M3SDA, row "#Original".
+ORIGINAL = {
+    "real": 175_327,
+    "quickdraw": 172_500,
+    "painting": 75_759,
+    "sketch": 70_386,
+    "infograph": 53_201,
+    "clipart": 48_837,
+}
 DOMAINNET_LISTS = ("", "txt", "splits")
 # arXiv:1710.03077
 PACS = {"art_painting": 2_048, "cartoon": 2_344, "photo": 1_670, "sketch": 3_929}
@@ -57,9 +66,11 @@ def _whose(entries: list[Entry], fingerprint: str) -> str:
     counts = Counter((entry.domain, entry.split) for entry in entries)
     if all((counts[domain, "train"], counts[domain, "test"]) == pair for domain, pair in CLEANED.items()):
         return f"DomainNet by its cleaned lists (fingerprint {fingerprint})"
+    if all(counts[domain, "train"] + counts[domain, "test"] == images for domain, images in ORIGINAL.items()):
+        return f"DomainNet by its original lists (fingerprint {fingerprint})"
     train, test = (sum(counts[domain, split] for domain in CLEANED) for split in ("train", "test"))
     return (
-        f"DomainNet by lists of {train:,} + {test:,} images that are not the cleaned ones, of "
+        f"DomainNet by lists of {train:,} + {test:,} images that are neither the original nor the cleaned ones, of "
         f"{sum(pair[0] for pair in CLEANED.values()):,} + {sum(pair[1] for pair in CLEANED.values()):,} "
         f"(fingerprint {fingerprint})"
     )
