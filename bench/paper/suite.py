@@ -4,14 +4,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bench.config import fidelity_names
 from bench.errors import UserError, nearest
 from bench.evaluate.metrics import METRICS
 from bench.layers import Given, Layer, read_tree
 from bench.paper.ledger import Ledger
 from bench.paper.reading import build
 
-SUITES = Path(__file__).parent.parent.parent / "configs" / "paper"
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+SUITES = CONFIGS / "paper"
 TIERS = ("quick", "pilot", "paper")
 
 Axis = Literal["strategy", "objective", "variant"]
@@ -189,9 +189,10 @@ def read_suite(name: str, ledger: Ledger) -> Suite:
         if tier not in TIERS:
             raise UserError(f"{given.value['tiers'].where}: unknown tier '{tier}'{nearest(tier, TIERS)}")
         fidelity = suite.tiers[tier].fidelity
-        if fidelity is not None and fidelity not in fidelity_names():
-            where = given.value["tiers"].where
-            raise UserError(f"{where}: unknown fidelity '{fidelity}'{nearest(fidelity, fidelity_names())}")
+        # Not by `bench.config`, which needs torch: tables are read without it.
+        known = [path.stem for path in (CONFIGS / "fidelity").glob("*.yaml")]
+        if fidelity is not None and fidelity not in known:
+            raise UserError(f"{given.value['tiers'].where}: unknown fidelity '{fidelity}'{nearest(fidelity, known)}")
         if tier == "paper" and suite.tiers[tier].dataset is not None:
             raise UserError(f"{given.value['tiers'].where}: tier paper takes the data of the parts, not a dataset")
         _check_shape(sheet(suite, tier).suite, given)
