@@ -72,6 +72,13 @@ def _jobs(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"takes a whole number above 0 or 'auto', not '{text}'") from None
 
 
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"takes I/N with I from 1 to N, e.g. 1/4, not '{text}'")
+    return int(found[1]) - 1, int(found[2])
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -199,6 +206,13 @@ def _add_jobs(where: Any) -> None:
         metavar="N",
         help="stages side by side, or auto: as many as a short measurement finds worth it; no result depends on it "
         "(default: 1)",
+    )
+    where.add_argument(
+        "--shard",
+        type=_shard,
+        default=(0, 1),
+        metavar="I/N",
+        help="of N processes on this --out, begin with the I-th part (1 to N), then help the others",
     )
     where.add_argument(
         "--save-every",

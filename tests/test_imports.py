@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "torchvision", "timm", "methods")
 # A module may import what stands on its own line or above; the longest prefix that fits is its line.
 LAYERS = (
-    ("bench.errors", "bench.files", "bench.seeding", "methods"),
+    ("bench.errors", "bench.files", "bench.lease", "bench.seal", "bench.seeding", "methods"),
     ("bench.data", "bench.evaluate.catalogue", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
-    ("bench.config", "bench.recipes", "bench.report", "bench.paper"),
+    ("bench.config", "bench.recipes", "bench.report", "bench.paper", "bench.engine.stopping"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),
     ("bench.engine", "bench.speed"),
@@ -79,7 +79,7 @@ def test_a_module_imports_only_its_own_layer_and_those_below():
 
 def test_every_part_of_the_harness_has_a_layer():
     unplaced = [name for name in modules() if name.startswith("bench.") and layer(name) == 0]
-    assert sorted(unplaced) == ["bench.errors", "bench.files", "bench.seeding"]
+    assert sorted(unplaced) == ["bench.errors", "bench.files", "bench.lease", "bench.seal", "bench.seeding"]
 
 
 def test_methods_never_import_the_harness():

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     made = make_plan(runs, args.out, args.quiet)
     failures = carry_out(made, args)
     render(args.out, args.format, args.quiet)
-    return status_of_failures(made, failures)
+    return status_of_failures(made, failures, Store(args.out))
 
 
 def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
@@ -116,16 +116,23 @@ def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
     cached = {key for key, stage in made.stages.items() if is_done(stage, store)}
     jobs = choose_jobs(made, cached, args.out, narrator(args.quiet)) if args.jobs == "auto" else args.jobs
     with Display(made, cached, args.quiet) as display:
-        return execute(made, args.out, jobs, args.save_every, display.emit, display.finished)
+        return execute(made, args.out, jobs, args.save_every, display.emit, display.finished, args.shard)
 
 
-def status_of_failures(made: Plan, failures: dict[str, str]) -> int:
-    """The exit status of a grid: 1, and a line that counts them, where runs failed."""
+def status_of_failures(made: Plan, failures: dict[str, str], store: Store) -> int:
+    """The exit status of a grid: 1, and a line that counts them, where runs failed or collapsed."""
     if failures:
         failed = sum(any(key in failures for key in r.stages) for r in made.runs)
         print(f"{failed} of {len(made.runs)} runs failed; the same line tries them again", file=sys.stderr)
-        return 1
-    return 0
+    collapsed = {key for key, stage in made.stages.items() if stage.trains and _is_collapsed(store.facts(key))}
+    if collapsed:
+        marked = sum(not collapsed.isdisjoint(r.stages) for r in made.runs)
+        print(f"{marked} of {len(made.runs)} runs collapsed, and are averaged nowhere", file=sys.stderr)
+    return int(bool(failures or collapsed))
+
+
+def _is_collapsed(facts: dict[str, Any] | None) -> bool:
+    return facts is not None and bool((facts["watch"] or {}).get("collapsed"))
 
 
 def narrator(quiet: bool) -> Callable[[str], None]:

@@ -87,7 +87,7 @@ def regenerate(args: argparse.Namespace) -> int:
     failures = carry_out(made, args)
     for table in _print(tables, ledger, args.out):
         _write(table, args.out, args.quiet)
-    return max(status_of_failures(made, failures), any(asked.absent for asked in tables))
+    return max(status_of_failures(made, failures, Store(args.out)), any(asked.absent for asked in tables))
 
 
 def _ask(page: Sheet, seeds: list[int], args: argparse.Namespace) -> _Asked:

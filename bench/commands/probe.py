@@ -1,7 +1,6 @@
 """`eval`: probes on finished stages, without training them again."""
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,15 @@ from bench.engine.plan import Stage, make_plan
 from bench.engine.probing import Probe, probe_of, transfers_of
 from bench.engine.records import accuracy_row, append_rows, probe_rows
 from bench.engine.stage import Clock, probe_stage
-from bench.engine.store import Busy, Store, write_json
+from bench.engine.store import Store
 from bench.errors import UserError, nearest
 from bench.evaluate.catalogue import PROBES
 from bench.evaluate.features import Features
 from bench.evaluate.probes import FITS, run_probe
 from bench.grid import resolve_numerics
 from bench.layers import fill, leaves, parse_set
+from bench.lease import Busy
+from bench.report.records import whole_lines
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,9 @@ def _wanted(args: argparse.Namespace) -> Wanted:
 
 def _first_row(path: Path) -> dict[str, Any]:
     """The config row of a run; raises UserError where the file does not begin with one."""
-    try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").partition("\n")[0])
-        if run["kind"] == "config":
-            return run
-    except (ValueError, KeyError, TypeError):
-        pass
+    lines, _ = whole_lines(path.read_bytes())
+    if lines and lines[0].row.get("kind") == "config":
+        return lines[0].row
     raise UserError(f"{path}: does not begin with a config row: repeat the run, or remove the file")
 
 
@@ -113,7 +111,7 @@ def _probe_run(run: dict[str, Any], wanted: Wanted, store: Store, quiet: bool) -
                 missing += 1
             else:
                 rows += [accuracy_row(row, task) for row in found]
-        append_rows(store.record(run["run_id"]), rows)
+        append_rows(store, store.record(run["run_id"]), rows)
     return missing
 
 
@@ -150,12 +148,15 @@ def _rows_of(
         network = probe.needs_network and facts["kind"] in ("task", "joint")
         if not store.features(key).exists() or (network and not store.model(key).exists()):
             return None
-        with store.lock(key):
+        with store.lock(key) as held:
+            held.examine(key, trained=network)
+            if held.facts(key) is None:
+                return None
             if probe.needs_network or probe.name not in FITS:
                 stage = replace(planned[key], probes=frozenset([probe]))
-                probe_stage(stage, store, Clock({}), lambda _: _say(run, probe, facts, planned.quiet))
+                probe_stage(stage, held, Clock({}), lambda _: _say(run, probe, facts, planned.quiet))
             else:
-                _probe_features(run, probe, store, key)
+                _probe_features(run, probe, held, key)
     return probe_rows(store, key, probe)
 
 
@@ -163,7 +164,7 @@ def _probe_features(run: dict[str, Any], probe: Probe, store: Store, key: str) -
     """Runs a probe on cached features alone: neither the images nor the network are needed."""
     features = Features(**load_tensors(store.features(key))[0])
     rows = run_probe(probe.name, probe.config, features, run["scenario"], run["tasks"], probe.seed)
-    write_json(store.probe(key, probe.key), {"rows": rows})
+    store.write_json(store.probe(key, probe.key), {"rows": rows})
 
 
 def _say(run: dict[str, Any], probe: Probe, facts: dict[str, Any], quiet: bool) -> None:

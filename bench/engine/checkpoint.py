@@ -1,6 +1,7 @@
-"""Tensors and plain facts on disk: safetensors with one JSON note, written whole or not at all; no pickle."""
+"""Tensors and plain facts on disk: sealed safetensors with one JSON note, written whole or not at all; no pickle."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,30 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.files import write_atomic
+from bench.seal import OPEN, OWNER, Damaged, check_tensors, place_of, sealed_tensors
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
-    """Writes tensors and a JSON note; equal content gives equal bytes."""
+def save_tensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    note: dict[str, Any] | None = None,
+    write: Callable[[Path, bytearray], None] = write_atomic,
+) -> None:
+    """Writes tensors and a JSON note, sealed; equal content gives equal bytes. write: puts the bytes into the file."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(plain, {"note": json.dumps(note or {}, sort_keys=True)}))
+    text = json.dumps({**(note or {}), OWNER: place_of(path), "seal": OPEN}, sort_keys=True)
+    write(path, sealed_tensors(save(plain, {"note": text})))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the CPU and the note of a file written by `save_tensors`."""
+    """Tensors on the CPU and the note of a file written by `save_tensors`; raises Damaged where it is not whole, not
+    there, or of another place."""
+    try:
+        note = check_tensors(path)
+    except FileNotFoundError:
+        raise Damaged(path, "is gone") from None
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return tensors, json.loads((file.metadata() or {}).get("note", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (no mapping)
 
 
 def training_state(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

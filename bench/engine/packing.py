@@ -20,6 +20,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from bench.engine.stopping import SIGNALS, Stopped, listening
+
 if TYPE_CHECKING:
     from bench.engine.plan import Plan, Stage
 
@@ -33,6 +35,8 @@ NEAR = 0.95
 """Fraction of the best throughput that is as good as the best."""
 GPU_JOBS = 8
 """At most so many share a GPU."""
+GRACE_SECONDS = 60.0
+"""For workers to finish a step and save it: as long as the step of a large network may take."""
 HEADROOM = 1.5
 """Device memory of a worker in units of the measured: later tasks hold a teacher beside the first."""
 
@@ -73,8 +77,8 @@ def _search_path_for_children() -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Server and workers inherit that SIGINT is blocked: on Ctrl-C this process ends them, and they print nothing."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Server and workers inherit that signals are blocked: this process hears them, and asks workers to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -92,9 +96,30 @@ def start_worker(target: Callable[..., None], *args: Any) -> Worker:
 
 
 def _follow(target: Callable[..., None], *args: Any) -> None:
-    """In a worker: its work, which ends at once when the process that started it is gone, however it was killed."""
+    """In a worker: its work, which ends at once when the process that started it is gone, however it was killed, and in
+    good order when that process or a cluster asks for it."""
     Thread(target=_end_with_the_runner, daemon=True).start()
-    target(*args)
+    try:
+        with listening():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGINT})
+            target(*args)
+    except Stopped as stopped:
+        raise SystemExit(stopped.status) from None
+
+
+def end_workers(workers: Collection[Worker]) -> None:
+    """Asks workers to end, gives them `GRACE_SECONDS` to finish a step and save it, and ends those that have not."""
+    try:
+        for worker in workers:
+            worker.process.terminate()
+        end = time.monotonic() + GRACE_SECONDS
+        for worker in workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
 
 
 def _end_with_the_runner() -> None:
@@ -131,9 +156,7 @@ def measure_together(stage: "Stage", out: Path, jobs: int, seconds: float = SECO
                 worker.pipe.send("go")
         told = [hear(worker) for worker in workers]
     finally:
-        for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
+        end_workers(workers)
     rate = sum(rate for rate, _ in told)
     if not cuda:
         return Throughput(rate)

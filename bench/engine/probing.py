@@ -173,5 +173,6 @@ def _transferred(subject: Subject, target: Target, store: Store) -> Features:
         learner = None if subject.kind == "pixels" else subject.learner()
         channels = subject.scenario.dataset.train.images.shape[3]
         data = _dataset(target.data, store.out, True)
-        save_tensors(path, transfer_features(data, learner, subject.size, channels).tensors())
+        features = transfer_features(data, learner, subject.size, channels)
+        save_tensors(path, features.tensors(), write=store.write)
     return Features(**load_tensors(path)[0])

@@ -1,55 +1,101 @@
 """Executes a plan: ready stages go to free workers; a failure stops only what depends on it."""
 
 import os
+import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.engine.packing import Worker, start_worker
-from bench.engine.plan import Plan, Stage, is_done
-from bench.engine.records import record_failure, record_timing, start_record, sync_record
+from bench.config import RunConfig
+from bench.engine.packing import Worker, end_workers, start_worker
+from bench.engine.plan import Plan, PlannedRun, Stage, is_done
+from bench.engine.records import Contradiction, record_failure, record_timing, start_record, sync_record
 from bench.engine.stage import Emit, do_stage
-from bench.engine.store import Busy, Store
+from bench.engine.store import Store
 from bench.engine.train import Diverged
 from bench.errors import UserError
+from bench.files import FULL, NoSpace, no_space, write_atomic
+from bench.lease import Busy, LostLease
+from bench.seal import Damaged
 
 RETRY_SECONDS = 1.0
+REPAIRS = 3
+"""How often a stage is made again because others find its model damaged: more often, the disk is broken."""
 
 
-def attempt(stage: Stage, out: Path, save_every: float, emit: Emit) -> tuple[str, str]:
-    """Does a stage and says how it went: ('done' | 'cached' | 'busy' | 'failed', reason)."""
+class Outcome(NamedTuple):
+    """How an attempt at a stage went: done, cached, busy, damaged (the stage named by `text`), full or failed."""
+
+    status: str
+    text: str = ""
+
+
+def attempt(stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False) -> Outcome:
+    """Does a stage and says how it went; wanted: see `do_stage`."""
     try:
-        return ("done" if do_stage(stage, out, save_every, emit) else "cached"), ""
-    except Busy:
-        return "busy", ""
+        return Outcome("done" if do_stage(stage, out, save_every, emit, wanted) else "cached")
+    except (Busy, LostLease):
+        return Outcome("busy")
+    except Damaged as error:
+        return Outcome("damaged", error.path.parent.name)
+    except NoSpace as error:
+        return Outcome("full", str(error))
     except (Diverged, UserError) as error:
-        return "failed", str(error)
+        return Outcome("failed", str(error))
     except Exception as error:
-        log = out / "logs" / f"{stage.key}.txt"
+        if isinstance(error, OSError) and error.errno in FULL:
+            return Outcome("full", str(no_space(Path(error.filename or out), 0, error)))
+        if is_out_of_memory(error):
+            return Outcome("failed", what_to_lower(stage.run))
+        log = Store(out).log(stage.key)
         with suppress(OSError):  # a full disk may be what went wrong
-            log.write_text(traceback.format_exc(), encoding="utf-8")
+            write_atomic(log, traceback.format_exc().encode())
         text = " ".join(str(error).split())[:200]
-        return "failed", f"{type(error).__name__}: {text} (traceback in {log})"
+        return Outcome("failed", f"{type(error).__name__}: {text} (traceback in {log})")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of the device has run out."""
+    wants = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in wants)
+
+
+def what_to_lower(run: RunConfig) -> str:
+    """One line for a run that does not fit into memory."""
+    where = "the GPU" if run.settings.numerics.device == "cuda" else "this machine"
+    batch, width = run.settings.train.batch, run.settings.encoder.width
+    return f"out of memory on {where}: lower --batch ({batch}), encoder.width ({width}), --image-size or --jobs"
 
 
 def execute(
-    plan: Plan, out: Path, jobs: int, save_every: float, emit: Emit, finished: Callable[[Stage, str], None]
+    plan: Plan,
+    out: Path,
+    jobs: int,
+    save_every: float,
+    emit: Emit,
+    finished: Callable[[Stage, str], None],
+    shard: tuple[int, int] = (0, 1),
+    isolated: bool = False,
 ) -> dict[str, str]:
-    """Makes all stages of a plan done, parents first, `jobs` at a time, and keeps the records of their runs.
+    """Makes all stages of a plan done, those with the longest chains behind them first, `jobs` at a time, and keeps the
+    records of their runs.
 
-    finished: called with each stage and 'done', 'cached' or the reason of its failure.
+    finished: called with each stage and 'done', 'cached' or the reason of its failure. shard: (i, n), of n processes
+    on this folder the i-th, which begins with its own part and then helps the others. isolated: whether stages run in
+    processes of their own even one at a time. Returns the reasons of failed stages; raises NoSpace, and Stopped.
     """
     store = Store(out)
     for run in plan.runs:
         start_record(run, store)
-    board = _Board(plan, store, finished)
-    if jobs == 1:
+    board = _Board(plan, store, finished, shard)
+    if jobs == 1 and not isolated:
         _in_this_process(board, out, save_every, emit)
     else:
         _in_workers(board, out, jobs, save_every, emit)
@@ -59,27 +105,32 @@ def execute(
 class _Board:
     """Which stages wait, which are ready, what has come of the others; writes the records as stages end."""
 
-    def __init__(self, plan: Plan, store: Store, finished: Callable[[Stage, str], None]) -> None:
-        self.plan, self.store, self.finished = plan, store, finished
+    def __init__(
+        self, plan: Plan, store: Store, finished: Callable[[Stage, str], None], shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.plan, self.store, self.finished, self.shard = plan, store, finished, shard
         self.users = plan.users()
+        self.place = {key: number for number, run in reversed([*enumerate(plan.runs)]) for key in run.stages}
         self.children: dict[str, list[Stage]] = {key: [] for key in plan.stages}
         self.failures: dict[str, str] = {}
-        self.done: set[str] = set()
         self.waiting = set(plan.stages)
+        self.repairs: Counter[str] = Counter()
         self.turns = count()
         self.turn = {key: next(self.turns) for key in plan.stages}
-        self.ready: list[tuple[float, int, str]] = []
+        self.ready: list[tuple[bool, float, int, str]] = []
         self.later: list[tuple[float, str]] = []
         for stage in plan.stages.values():
             if stage.parent is not None:
                 self.children[stage.parent].append(stage)
-            if is_done(stage, store):
-                self._end(stage, "cached")
-                finished(stage, "cached")
+        self.behind = self._chains()
+        self.done = {key for key, stage in plan.stages.items() if is_done(stage, store)}
         for run in plan.runs:
-            sync_record(run, store)
+            self._sync(run)
+        self.waiting -= self.done
         for stage in plan.stages.values():
-            if stage.key in self.waiting and (stage.parent is None or stage.parent in self.done):
+            if stage.key in self.done:
+                finished(stage, "cached")
+            elif self._can_start(stage):
                 self._queue(stage)
 
     def take(self) -> Stage | None:
@@ -87,17 +138,41 @@ class _Board:
         now = time.monotonic()
         while self.later and self.later[0][0] <= now:
             self._queue(self.plan.stages[heappop(self.later)[1]])
-        if not self.ready:
-            return None
-        stage = self.plan.stages[heappop(self.ready)[2]]
-        self.waiting.remove(stage.key)
-        return stage
+        while self.ready:
+            stage = self.plan.stages[heappop(self.ready)[-1]]
+            if self._can_start(stage):  # not where it was queued twice, or its parent has been opened again
+                self.waiting.remove(stage.key)
+                return stage
+        return None
+
+    def wants(self, stage: Stage) -> bool:
+        """Whether this stage was found to lack its model."""
+        return self.repairs[stage.key] > 0
 
     def again(self, stage: Stage) -> None:
         """Another process is at this stage: look again later."""
         self.waiting.add(stage.key)
         self.turn[stage.key] = next(self.turns)
         heappush(self.later, (time.monotonic() + RETRY_SECONDS, stage.key))
+
+    def mend(self, stage: Stage, key: str) -> None:
+        """A stage found the model of another, its parent, damaged or gone: that one is made first, then this."""
+        self.repairs[key] += 1
+        if key == stage.key:
+            self.again(stage)
+        elif key not in self.plan.stages or key in self.failures or self.repairs[key] > REPAIRS:
+            self.settle(stage, f"the stage {key} is damaged, and making it again does not help")
+        else:
+            self.waiting.add(stage.key)
+            self._open_again(key)
+
+    def _open_again(self, key: str) -> None:
+        """A stage that was taken for done is not."""
+        if key in self.done:
+            self.done.remove(key)
+            self.waiting.add(key)
+            if self._can_start(self.plan.stages[key]):
+                self._queue(self.plan.stages[key])
 
     def settle(self, stage: Stage, result: str) -> None:
         """Books the end of a stage: 'done', 'cached' or a reason of failure, with which all that needs it fails too."""
@@ -114,11 +189,25 @@ class _Board:
             else:
                 ended += [(child, f"task {stage.task + 1} before it failed") for child in reversed(children)]
 
+    def _can_start(self, stage: Stage) -> bool:
+        return stage.key in self.waiting and (stage.parent is None or stage.parent in self.done)
+
+    def _chains(self) -> dict[str, float]:
+        """Work from a stage to the end of the longest chain that waits for it, in tasks."""
+        behind: dict[str, float] = {}
+        for key, stage in reversed(self.plan.stages.items()):
+            if stage.kind == "task":
+                behind[key] = 1 + max((behind[child.key] for child in self.children[key]), default=0)
+            elif stage.kind == "joint":  # takes as long as a whole chain
+                behind[key] = len(self.users[key][0].task_names)
+        longest = max(behind.values(), default=0)
+        # The others are short, but records grow from them on: right after the first tasks.
+        return {key: behind.get(key, longest - 0.5) for key in self.plan.stages}
+
     def _queue(self, stage: Stage) -> None:
-        # First tasks, since all else waits for them; then baselines, so that records grow from the start.
-        # All tasks at once take as long as a whole chain: begun early, lest they end long after it.
-        urgency = {"task": stage.task, "joint": 0.25}.get(stage.kind, 0.5)
-        heappush(self.ready, (urgency, self.turn[stage.key], stage.key))
+        index, count = self.shard
+        foreign = self.place.get(stage.key, 0) % count != index
+        heappush(self.ready, (foreign, -self.behind[stage.key], self.turn[stage.key], stage.key))
 
     def _end(self, stage: Stage, result: str) -> None:
         self.waiting.discard(stage.key)
@@ -133,9 +222,23 @@ class _Board:
             if result == "done":
                 record_timing(run, self.store, stage.key, task)
             # Only what failed first goes into the record: a report shows the last reason.
-            if stage.key in self.failures and stage.parent not in self.failures:
+            if stage.key not in self.done and stage.parent not in self.failures:
                 record_failure(run, self.store, task, result)
-            sync_record(run, self.store)
+            self._sync(run)
+
+    def _sync(self, run: PlannedRun) -> None:
+        """Brings a record up to date; a stage whose results are damaged is made again, a result that contradicts the
+        record fails its run."""
+        try:
+            stages = sync_record(run, self.store)
+        except Contradiction as error:
+            key = run.stages[-1]
+            if key not in self.failures:
+                self.failures[key] = str(error)
+                self.finished(self.plan.stages[key], str(error))
+            return
+        if stages < len(run.stages) and run.stages[stages] in self.done:
+            self._open_again(run.stages[stages])
 
 
 def _in_this_process(board: _Board, out: Path, save_every: float, emit: Emit) -> None:
@@ -144,14 +247,18 @@ def _in_this_process(board: _Board, out: Path, save_every: float, emit: Emit) ->
         if stage is None:
             time.sleep(RETRY_SECONDS / 4)
             continue
-        _book(board, stage, *attempt(stage, out, save_every, emit))
+        _book(board, stage, attempt(stage, out, save_every, emit, board.wants(stage)))
 
 
-def _book(board: _Board, stage: Stage, status: str, reason: str) -> None:
-    if status == "busy":
+def _book(board: _Board, stage: Stage, outcome: Outcome) -> None:
+    if outcome.status == "busy":
         board.again(stage)
+    elif outcome.status == "damaged":
+        board.mend(stage, outcome.text)
+    elif outcome.status == "full":
+        raise NoSpace(outcome.text)
     else:
-        board.settle(stage, reason if status == "failed" else status)
+        board.settle(stage, outcome.text if outcome.status == "failed" else outcome.status)
 
 
 def _in_workers(board: _Board, out: Path, jobs: int, save_every: float, emit: Emit) -> None:
@@ -167,15 +274,13 @@ def _in_workers(board: _Board, out: Path, jobs: int, save_every: float, emit: Em
                 worker = free.pop()
                 at[worker] = stage
                 with suppress(BrokenPipeError, ConnectionResetError):  # it has died: `_listen` finds out
-                    worker.pipe.send(stage)
+                    worker.pipe.send((stage, board.wants(stage)))
             for pipe in wait([worker.pipe for worker in at], timeout=RETRY_SECONDS / 4):
                 worker = next(worker for worker in at if worker.pipe is pipe)
                 if not _listen(board, worker, at, emit):
                     workers.remove(worker)
     finally:
-        for worker in workers:
-            worker.process.terminate()
-            worker.process.join()
+        end_workers(workers)
 
 
 def _listen(board: _Board, worker: Worker, at: dict[Worker, Stage], emit: Emit) -> bool:
@@ -184,13 +289,17 @@ def _listen(board: _Board, worker: Worker, at: dict[Worker, Stage], emit: Emit) 
         message = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        reason = f"its process ended with exit code {worker.process.exitcode} (out of memory?)"
-        board.settle(at.pop(worker), reason)
+        stage, code = at.pop(worker), worker.process.exitcode
+        if code in (130, 143):
+            board.again(stage)  # asked to end by somebody else than this process, and saved
+        else:
+            text = f"its process ended with exit code {code}"
+            board.settle(stage, f"{text}: killed, or {what_to_lower(stage.run)}" if code == -signal.SIGKILL else text)
         return False
     if isinstance(message, dict):
         emit(message)
     else:
-        _book(board, at.pop(worker), *message)
+        _book(board, at.pop(worker), Outcome(*message))
     return True
 
 
@@ -205,4 +314,5 @@ def _serve(pipe: Connection, out: Path, save_every: float) -> None:
 
     with suppress(EOFError, OSError):
         while True:
-            pipe.send(attempt(pipe.recv(), out, save_every, emit))
+            stage, wanted = pipe.recv()
+            pipe.send(tuple(attempt(stage, out, save_every, emit, wanted)))

@@ -19,9 +19,19 @@ from bench.engine.keys import input_size, input_statistics
 from bench.engine.online import Online
 from bench.engine.plan import Stage, is_done, scenario_of
 from bench.engine.probing import Subject, run_on
-from bench.engine.store import Store, write_json
+from bench.engine.stopping import asked, check, in_steps
+from bench.engine.store import Store
 from bench.engine.train import Diverged, Progress, Views, train_task
-from bench.evaluate.features import Features, all_features, encode_split, pixel_side, pixels, project, watch
+from bench.evaluate.features import (
+    COLLAPSE_STD,
+    Features,
+    all_features,
+    encode_split,
+    pixel_side,
+    pixels,
+    project,
+    watch,
+)
 from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
 from bench.models.optim import build_optimizer
@@ -47,19 +57,22 @@ class Clock:
         return result
 
 
-def do_stage(stage: Stage, out: Path, save_every: float, emit: Emit) -> bool:
-    """Makes a stage done: whatever of it is missing; False where nothing was, as another process has done it.
+def do_stage(stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False) -> bool:
+    """Makes a stage done: whatever of it is missing or damaged; False where nothing was, as another process has done
+    it.
 
-    save_every: seconds between saves inside a task; no result depends on it. Raises Busy where another process is at
-    it, and Diverged where the loss is no longer a number.
+    save_every: seconds between saves inside a task; no result depends on it. wanted: whether a stage lacks this one's
+    model. Raises Busy where another process is at it, LostLease where another has taken it over meanwhile, Damaged
+    where the model that it starts from is not whole, Diverged where the loss is no longer a number, and Stopped.
     """
-    store = Store(out)
-    with store.lock(stage.key):
+    with Store(out).lock(stage.key) as store:
+        store.examine(stage.key, trained=wanted)
         if is_done(stage, store):
             return False
         numerics = stage.run.settings.numerics
         torch.set_num_threads(numerics.threads)
         clock = Clock({})
+        emit = _both(emit, store)
         if store.facts(stage.key) is None:
             facts = _make(stage, store, clock, save_every, emit)
             probe_stage(stage, store, clock, emit)
@@ -70,11 +83,22 @@ def do_stage(stage: Stage, out: Path, save_every: float, emit: Emit) -> bool:
     return True
 
 
+def _both(emit: Emit, store: Store) -> Emit:
+    """Progress goes to whoever runs the stage, and out with the heartbeat of its lease."""
+
+    def tell(event: dict[str, Any]) -> None:
+        assert store.lease is not None
+        store.lease.tell(event)
+        emit(event)
+
+    return tell
+
+
 def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emit) -> dict[str, Any]:
     run = stage.run
     scenario = scenario_of(run, store.out)
     device = run.settings.numerics.device
-    samples = 0
+    samples, collapsed_at = 0, None
     if stage.kind == "pixels":
         emit({"stage": stage.key, "phase": "pixels"})
         data = scenario.dataset
@@ -85,14 +109,16 @@ def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emi
     else:
         learner = build_learner(run, scenario, stage.task)
         if stage.trains:
-            samples = _train(stage, store, learner, scenario, clock, save_every, emit)
+            samples, collapsed_at = _train(stage, store, learner, scenario, clock, save_every, emit)
         emit({"stage": stage.key, "phase": "features"})
         features = clock.run("features", lambda: _features(learner, run, scenario))
         if not (torch.isfinite(features.train_x).all() and torch.isfinite(features.test_x).all()):
             raise Diverged("features are NaN or beyond float16 (try a lower optim.lr)")
         z = None if stage.kind == "init" else project(learner.objective.projector, features.test_x.float().to(device))
         facts = {"watch": watch(features.test_x, z)}
-    save_tensors(store.features(stage.key), features.tensors())
+        if facts["watch"]["collapsed"] and collapsed_at is not None:
+            facts["watch"]["reason"] += f", since step {collapsed_at} of the task"
+    save_tensors(store.features(stage.key), features.tensors(), write=store.write)
     return {
         **facts,
         "kind": stage.kind,
@@ -119,7 +145,7 @@ def probe_stage(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
     for probe in sorted(missing, key=lambda p: p.key):
         emit({"stage": stage.key, "phase": f"probe {probe.name}"})
         rows = clock.run("probes", partial(run_on, subject, probe, store))
-        write_json(store.probe(stage.key, probe.key), {"rows": rows})
+        store.write_json(store.probe(stage.key, probe.key), {"rows": rows})
 
 
 def _trained(stage: Stage, scenario: Scenario, store: Store) -> Learner:
@@ -178,13 +204,15 @@ def _train(
     clock: Clock,
     save_every: float,
     emit: Emit,
-) -> int:
-    """Trains the stage's task from wherever it was left; returns the number of images it is trained on."""
+) -> tuple[int, int | None]:
+    """Trains the stage's task from wherever it was left; returns the number of images it is trained on, and the step
+    since which its embeddings are collapsed, if they are."""
     run, data, rows = stage.run, scenario.dataset, stage.rows(scenario.tasks)
     samples = len(rows) // run.settings.train.batch * run.settings.train.batch * run.settings.train.epochs
     if store.model(stage.key).exists():
-        learner.load_carried_state(load_tensors(store.model(stage.key))[0])
-        return samples
+        carried, note = load_tensors(store.model(stage.key))
+        learner.load_carried_state(carried)
+        return samples, note["collapsed_at"]
     images = TaskImages(data.train.images, rows, run.settings.numerics.device)
     size, stats = input_size(run, scenario), input_statistics(run, scenario)
     views = Views(images, run.settings, run.seeds, stage.task, size, stats)
@@ -192,13 +220,13 @@ def _train(
     if stage.parent is not None:
         learner.load_carried_state(load_tensors(store.model(stage.parent))[0])
     optimizer = build_optimizer(learner, run.settings.optim, learner.constant_lr)
-    start = 0
+    start, collapsed_at = 0, None
     if store.partial(stage.key).exists():
         saved, note = load_tensors(store.partial(stage.key))
         restore_training_state(learner, optimizer, saved)
         if online is not None:
             online.restore(saved)
-        start = int(note["step"])
+        start, collapsed_at = int(note["step"]), note["collapsed_at"]
         clock.seconds.update(note["seconds"])
     elif stage.parent is not None:
         start_task(learner, run, scenario, stage.task)
@@ -208,12 +236,15 @@ def _train(
     def state() -> dict[str, Tensor]:
         return training_state(learner, optimizer) | ({} if online is None else online.training_state())
 
-    saver = _Saver(stage, store, state, clock, save_every, emit)
-    train_task(learner, optimizer, views, run.settings, start, saver, online)
-    if online is not None:
-        save_tensors(store.online(stage.key), online.carried_state())  # first, as the model's presence ends the task
-    save_tensors(store.model(stage.key), learner.carried_state())
-    return samples
+    saver = _Saver(stage, store, state, clock, save_every, emit, collapsed_at)
+    with in_steps():
+        train_task(learner, optimizer, views, run.settings, start, saver, online)
+        if online is not None:
+            # first, as the model's presence ends the task
+            save_tensors(store.online(stage.key), online.carried_state(), write=store.write)
+        note = {"collapsed_at": saver.collapsed_at}
+        save_tensors(store.model(stage.key), learner.carried_state(), note, store.write)
+    return samples, saver.collapsed_at
 
 
 def start_task(learner: Learner, run: RunConfig, scenario: Scenario, task: int) -> None:
@@ -227,7 +258,7 @@ def start_task(learner: Learner, run: RunConfig, scenario: Scenario, task: int) 
 
 
 class _Saver:
-    """After each step: says how far the training is, and saves it every so many seconds."""
+    """After each step: says how far the training is, and saves it every so many seconds, or when asked to stop."""
 
     def __init__(
         self,
@@ -237,14 +268,20 @@ class _Saver:
         clock: Clock,
         save_every: float,
         emit: Emit,
+        collapsed_at: int | None,
     ) -> None:
+        """collapsed_at: the step since which the embeddings, whenever looked at, were collapsed."""
         self.stage, self.store, self.state = stage, store, state
         self.clock, self.save_every, self.emit = clock, save_every, emit
         self.last = self.saved = self.said = time.perf_counter()
         self.said_step: int | None = None
+        self.collapsed_at = collapsed_at
 
     def __call__(self, progress: Progress) -> None:
         now = time.perf_counter()
+        if progress.spread is not None:
+            collapsed = progress.spread < COLLAPSE_STD
+            self.collapsed_at = (self.collapsed_at or progress.step) if collapsed else None
         seconds = self.clock.seconds
         seconds["train"] = seconds.get("train", 0.0) + now - self.last
         seconds["augment"] = seconds.get("augment", 0.0) + progress.augment_seconds
@@ -254,10 +291,11 @@ class _Saver:
             rate = None if self.said_step is None else steps * self.stage.run.settings.train.batch / (now - self.said)
             self.emit({"stage": self.stage.key, "rate": rate, **progress._asdict()})
             self.said, self.said_step = now, progress.step
-        if now - self.saved >= self.save_every and progress.step < progress.steps:
-            note = {"step": progress.step, "seconds": seconds}
-            save_tensors(self.store.partial(self.stage.key), self.state(), note)
+        if progress.step < progress.steps and (asked() or now - self.saved >= self.save_every):
+            note = {"step": progress.step, "seconds": seconds, "collapsed_at": self.collapsed_at}
+            save_tensors(self.store.partial(self.stage.key), self.state(), note, self.store.write)
             self.saved = time.perf_counter()
+            check()
 
 
 def _features(learner: Learner, run: RunConfig, scenario: Scenario) -> Features:

@@ -12,6 +12,7 @@ from bench.config import Seeds, Settings
 from bench.data import augment
 from bench.data.arrays import Stats
 from bench.data.images import TaskImages
+from bench.evaluate.features import embedding_std
 from bench.models.learner import Learner
 from bench.models.optim import learning_rate, set_learning_rate
 from bench.seeding import generator, permutation, seed_of
@@ -19,6 +20,10 @@ from methods.base import StepContext
 
 Observer = Callable[[int, int], None]
 """Sees the networks between a step's gradients and its update: (step, steps of the task)."""
+
+
+WATCH_EVERY = 20
+"""Steps between looks at the embeddings."""
 
 
 class Diverged(Exception):
@@ -34,6 +39,8 @@ class Progress(NamedTuple):
     epochs: int
     loss: float | None
     """Of this step, where it was read from the device."""
+    spread: float | None
+    """Of the embeddings of this step, every so many steps; see `embedding_std`."""
     augment_seconds: float
 
 
@@ -154,7 +161,9 @@ def train_steps(
             loss = float(output.loss.detach())
             if not math.isfinite(loss):
                 raise Diverged(f"loss is {loss} at step {step} of {steps} (try a lower optim.lr)")
-        yield Progress(step + 1, steps, step // per_epoch, epochs, loss, augment_seconds)
+        watched = step % WATCH_EVERY == WATCH_EVERY - 1 or step == steps - 1
+        spread = embedding_std(output.embeddings.z.detach().flatten(0, 1)) if watched else None
+        yield Progress(step + 1, steps, step // per_epoch, epochs, loss, spread, augment_seconds)
 
 
 def step_inputs(learner: Learner, views: Views, step: int, per_epoch: int) -> Tensor:

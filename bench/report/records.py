@@ -1,15 +1,16 @@
 """The records of a results folder, one file per run, checked and made into `Run`s."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.errors import UserError
+from bench.seal import has_seal, sealed, unsealed
 
 # what makes two rows of a kind the same row; kinds that are not named here are not read
 KEYS: dict[str, tuple[str, ...]] = {
@@ -137,31 +138,21 @@ def read_records(folder: Path) -> tuple[list[Run], list[str]]:
 def read_run(path: Path, warnings: list[str]) -> Run | None:
     """The run of one records file, or None and a warning if the file has no config line.
 
-    A torn last line is ignored (the writer was interrupted), an unreadable line elsewhere is skipped with a
-    warning, equal rows count once. Raises UserError naming the file and both rows where two rows of one key
-    differ.
+    A line that is not whole, or not what was written, is left out with a warning; equal rows count once. Raises
+    UserError naming the file and both rows where two rows of one key differ.
     """
-    seen: dict[tuple[Any, ...], Row] = {}
-    failures: list[str] = []
-    for row in _rows(path, warnings):
-        kind = row.get("kind")
-        if kind == "failure":
-            failures.append(f"after task {row.get('after_task')}: {row.get('reason', '')}")
-        if kind not in KEYS:
-            continue
-        key = (kind, *(row.get(name) for name in KEYS[kind]))
-        first = seen.setdefault(key, row)
-        if first is not row and _canonical(first) != _canonical(row):
-            if kind == "config":
-                first, row = _differing(first, row), _differing(row, first)
-            raise UserError(
-                f"{path}: two rows contradict each other: {_brief(first)} and {_brief(row)}"
-                " (remove one of them, or the file)"
-            )
+    lines, faults = whole_lines(path.read_bytes())
+    warnings += [f"{path}: {fault}" for fault in faults]
+    rows = [line.row for line in lines]
+    seen, clash = _by_key(rows)
+    if clash is not None:
+        raise UserError(f"{path}: two rows contradict each other: {clash} (remove one of them, or the file)")
     config = seen.get(("config",))
     if config is None:
         warnings.append(f"{path}: skipped, it has no config line")
         return None
+    failed = [row for row in rows if row.get("kind") == "failure"]
+    failures = [f"after task {row.get('after_task')}: {row.get('reason', '')}" for row in failed]
     try:
         run = Run(path, config, failures=failures)
     except (KeyError, TypeError) as error:
@@ -169,6 +160,55 @@ def read_run(path: Path, warnings: list[str]) -> Run | None:
     for row in seen.values():
         _file_row(run, row)
     return run
+
+
+class Line(NamedTuple):
+    """A line of a record: its sealed text, and what it says."""
+
+    text: bytes
+    row: Row
+
+
+def whole_lines(content: bytes) -> tuple[list[Line], list[str]]:
+    """The lines of a record, and what is wrong with those that are left out.
+
+    A record without any seal is of an older version: it is taken as it is, and its lines are sealed here.
+    """
+    lines = content.split(b"\n")
+    older = not any(map(has_seal, lines))
+    whole: list[Line] = []
+    faults: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = dict.copy(json.loads(line)) if older else unsealed(line)
+            whole.append(Line(sealed(row) if older else line, row))
+        except (ValueError, TypeError, RecursionError) as error:
+            why = "it is torn" if number == len(lines) else "it is no JSON object" if older else f"it {error}"
+            faults.append(f"line {number} is left out: {why}")
+    return whole, faults
+
+
+def contradiction(rows: Iterable[Row]) -> str | None:
+    """Two rows that have one key and differ, in words; None where there are none."""
+    return _by_key(rows)[1]
+
+
+def _by_key(rows: Iterable[Row]) -> tuple[dict[tuple[Any, ...], Row], str | None]:
+    """The rows that are read by what makes them the same row, and the first two that contradict each other."""
+    seen: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        kind = row.get("kind")
+        if kind not in KEYS:
+            continue
+        key = (kind, *(row.get(name) for name in KEYS[kind]))
+        first = seen.setdefault(key, row)
+        if first is not row and _canonical(first) != _canonical(row):
+            if kind == "config":
+                first, row = _differing(first, row), _differing(row, first)
+            return seen, f"{_brief(first)} and {_brief(row)}"
+    return seen, None
 
 
 def _file_row(run: Run, row: Row) -> None:
@@ -193,22 +233,6 @@ def _file_row(run: Run, row: Row) -> None:
 def _check(in_range: bool) -> None:
     if not in_range:
         raise ValueError
-
-
-def _rows(path: Path, warnings: list[str]) -> Iterator[Row]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            # only the text after the last newline can be a write that was cut off
-            if number < len(lines):
-                warnings.append(f"{path}:{number}: skipped, not a line of JSON")
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _canonical(row: Row) -> str:

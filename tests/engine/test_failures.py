@@ -86,19 +86,19 @@ def test_features_that_overflow_are_a_failure_with_a_reason(pictures, tmp_path, 
     assert "features are NaN or beyond float16" in found.reason
 
 
-def test_a_full_disk_under_the_log_does_not_hide_the_failure(tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_does_not_hide_the_failure(tmp_path, monkeypatch):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(runner, "do_stage", full)
     status, reason = runner.attempt(type("Stage", (), {"key": "k"}), tmp_path / "missing", 1.0, print)
     assert status == "failed"
-    assert "No space left on device" in reason
+    assert "Input/output error" in reason
 
 
 def test_a_collapsed_run_is_marked_and_the_report_shows_it(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "COLLAPSE_RANK", 1e6)
-    assert run(*words(pictures, tmp_path / "out", "finetune", "--quiet")) == 0
+    assert run(*words(pictures, tmp_path / "out", "finetune", "--quiet")) == 1
     (found,) = states(tmp_path / "out").values()
     assert found.status == "marked"
     table = (tmp_path / "out" / "report" / "table.md").read_text()

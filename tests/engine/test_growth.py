@@ -9,10 +9,11 @@ from bench.config import KnnProbe
 from bench.engine import plan as planning
 from bench.engine.plan import Probe, make_plan, scenario_of
 from bench.engine.records import start_record, sync_record
-from bench.engine.store import Store, write_json
+from bench.engine.store import Store
 from bench.evaluate.probes import probe_names
 from bench.grid import Request, build_runs
 from bench.layers import Given
+from bench.seal import seal_file
 
 METHODS = ("finetune", "cassle", "sycon", "lump")
 SEEDS = range(5)
@@ -93,10 +94,14 @@ def finish(store, run, position):
     for probe in run.probes:
         names = probe_names(probe.name, probe.config, run.config.scenario)
         rows = [{"probe": n, "on_task": i, "value": (7 * position + i) % 10 / 10, "n": 9} for n in names for i in tasks]
-        write_json(store.probe(key, probe.key), {"rows": rows})
+        put(store.probe(key, probe.key), {"rows": rows})
     watch = None if position == 0 else {"effective_rank": 3.0, "collapsed": False, "reason": ""}
     facts = {"kind": "task" if position > 1 else "init", "watch": watch, "code": "0" * 8}
-    write_json(store.stage(key) / "stage.json", facts)
+    put(store.end(key), facts)
+
+
+def put(path, content):
+    path.write_bytes(seal_file(path, content))
 
 
 def recorded(store, run, positions):

@@ -70,7 +70,8 @@ def test_a_killed_worker_fails_its_stage_and_others_go_on(pictures, tmp_path, mo
     assert "its process ended with exit code -9" in capsys.readouterr().err
     found = records(out)
     assert [row["reason"] for row in found["cassle-moco"] if row["kind"] == "failure"] == [
-        "its process ended with exit code -9 (out of memory?)"
+        "its process ended with exit code -9: killed, or out of memory on this machine: "
+        "lower --batch (16), encoder.width (4), --image-size or --jobs"
     ]
     assert not any(row["kind"] == "failure" for row in found["finetune-moco"])
     assert any(row.get("after_task") == 1 for row in found["finetune-moco"])
@@ -132,12 +133,12 @@ def test_a_worker_without_its_runner_ends_and_reports_no_failure(tmp_path, monke
     def send(_):
         raise BrokenPipeError
 
-    monkeypatch.setattr(runner, "do_stage", lambda stage, out, save_every, emit: emit({"stage": stage.key}))
+    monkeypatch.setattr(runner, "do_stage", lambda stage, out, save_every, emit, wanted: emit({"stage": stage.key}))
     monkeypatch.setattr(runner.os, "_exit", end)
     (tmp_path / "logs").mkdir()
     stage = Stage("k", "init", -1, None, None)
     with pytest.raises(Gone):
-        runner._serve(SimpleNamespace(recv=lambda: stage, send=send), tmp_path, 1.0)
+        runner._serve(SimpleNamespace(recv=lambda: (stage, False), send=send), tmp_path, 1.0)
     assert not list((tmp_path / "logs").iterdir())
 
 

@@ -32,13 +32,13 @@ def test_matrix_and_random_network_are_what_was_recorded(tmp_path: Path) -> None
     np.testing.assert_array_equal(run.random("linear"), [0.1, 0.2])
 
 
-def test_a_torn_last_line_is_ignored_without_a_word(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_ignored_with_a_note(tmp_path: Path) -> None:
     path = recording.write(tmp_path, recording.rows_of(recording.config()))
     whole, _ = read(path)
     with path.open("ab") as file:
         file.write(b'{"kind":"accuracy","after_task":0,"on_\xc3')
     torn, warnings = read(path)
-    assert not warnings
+    assert warnings == [f"{path}: line {len(path.read_bytes().splitlines())} is left out: it is torn"]
     assert whole is not None
     assert torn is not None
     assert torn.accuracy == whole.accuracy
@@ -51,7 +51,7 @@ def test_an_unreadable_line_inside_is_skipped_with_its_number(tmp_path: Path) ->
     run, warnings = read(path)
     assert run is not None
     assert run.status == "complete"
-    assert warnings == [f"{path}:2: skipped, not a line of JSON"]
+    assert warnings == [f"{path}: line 2 is left out: it is no JSON object"]
 
 
 def test_equal_duplicates_count_once_and_unknown_kinds_not_at_all(tmp_path: Path) -> None:
