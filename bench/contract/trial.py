@@ -1,7 +1,5 @@
 """A pair at toy size: three tasks of random images, the real learner, loop and checkpoints."""
 
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,12 +7,23 @@ import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench.config import EncoderConfig, NumericsConfig, OptimConfig, RunConfig, Seeds, Settings, TrainConfig
+from bench.config import (
+    EncoderConfig,
+    LinearOfflineProbe,
+    LinearProbe,
+    NumericsConfig,
+    OptimConfig,
+    ProbeConfig,
+    RunConfig,
+    Seeds,
+    Settings,
+    TrainConfig,
+)
 from bench.data.datasets import Dataset, Split
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario, build
 from bench.engine.checkpoint import restore_training_state, training_state
-from bench.engine.stage import build_learner, start_task
+from bench.engine.task import build_learner, start_task
 from bench.engine.train import Progress, Views, train_task
 from bench.models.learner import Learner
 from bench.models.optim import build_optimizer
@@ -22,11 +31,7 @@ from methods import registry
 
 BATCH, STEPS, SIDE, TASKS = 8, 4, 8, 3
 State = dict[str, Tensor]
-_first_tasks: dict[tuple[Any, ...], State] = {}
-
-
-class Stopped(Exception):
-    """Stands for a kill."""
+_trained: dict[tuple[Any, ...], State] = {}
 
 
 def toy_scenario(seed: int = 0) -> Scenario:
@@ -64,11 +69,15 @@ class Trial:
         for key, value in (changed or {}).items():
             kind, _, name = key.partition(".")
             hparams[kind][name] = value
+        few = LinearProbe(iterations=3)
         settings = Settings(
             encoder=EncoderConfig(name="resnet4", width=16, stem="stride2"),
             train=TrainConfig(epochs=2, batch=BATCH),
             optim=OptimConfig(lr=0.3, warmup_epochs=0),
             numerics=NumericsConfig(device="cpu", precision="fp32", threads=1),
+            probe=ProbeConfig(
+                linear=few, linear_1pct=few, linear_10pct=few, linear_offline=LinearOfflineProbe(epochs=1)
+            ),
         )
         run = RunConfig(
             scenario="data_il",
@@ -93,25 +102,19 @@ class Trial:
             start_task(learner, self.run, self.scenario, task)
         return learner
 
-    def train(
-        self, learner: Learner, task: int, saved: tuple[State, int] | None = None, stop: int | None = None
-    ) -> tuple[State, int]:
-        """Trains a task, from a saved state if given, up to step `stop`; returns a training state and its step."""
+    def train(self, learner: Learner, task: int, saved: State | None = None, start: int = 0) -> list[State]:
+        """Trains a task, from a saved state behind `start` steps if given; the training state behind each of its
+        steps."""
         optimizer = build_optimizer(learner, self.run.settings.optim, learner.constant_lr)
-        start = 0
         if saved is not None:
-            state, start = saved
-            restore_training_state(learner, optimizer, load(save(packed(state))))
-        reached = [start]
+            restore_training_state(learner, optimizer, load(save(packed(saved))))
+        states: list[State] = []
 
         def after_step(progress: Progress) -> None:
-            reached[0] = progress.step
-            if progress.step == stop:
-                raise Stopped
+            states.append(packed(training_state(learner, optimizer)))
 
-        with suppress(Stopped):
-            train_task(learner, optimizer, self.views(task), self.run.settings, start, after_step)
-        return packed(training_state(learner, optimizer)), reached[0]
+        train_task(learner, optimizer, self.views(task), self.run.settings, start, after_step)
+        return states
 
     def views(self, task: int) -> Views:
         """The augmented views of a task."""
@@ -120,31 +123,25 @@ class Trial:
         return Views(images, self.run.settings, self.run.seeds, task, SIDE, (data.mean, data.std))
 
     def after(self, tasks: int) -> State:
-        """The carried state after so many tasks."""
-        return list(self.chain(tasks))[-1]
+        """The carried state after so many tasks, of which each is trained once in a process."""
+        key = self.key(tasks - 1)
+        if key not in _trained:
+            _trained[key] = self.trained(tasks - 1)
+        return _trained[key]
 
-    def chain(self, tasks: int, shared: bool = True) -> Iterator[State]:
-        """The carried state after each of so many tasks.
-
-        shared: whether task 0, which knows no strategy (a law of its own), may come from another trial.
-        """
-        state: State | None = None
-        for task in range(tasks):
-            state = self._first() if shared and task == 0 else self._trained(task, state)
-            yield state
-
-    def _trained(self, task: int, parent: State | None) -> State:
-        learner = self.learner(task, parent)
-        self.train(learner, task)
+    def trained(self, task: int) -> State:
+        """The carried state after a task that is trained anew."""
+        learner = self.learner(task, self.after(task) if task > 0 else None)
+        optimizer = build_optimizer(learner, self.run.settings.optim, learner.constant_lr)
+        train_task(learner, optimizer, self.views(task), self.run.settings, 0, lambda _: None)
         return packed(learner.carried_state())
 
-    def _first(self) -> State:
+    def key(self, task: int) -> tuple[Any, ...]:
+        """What the state after a task is a function of; task 0 knows no strategy, which is a law of its own."""
         run = self.run
-        cls = registry.get("objective", run.objective)
-        key = (cls, *run.objective_hparams.items(), self.scenario.dataset.digest)
-        if key not in _first_tasks:
-            _first_tasks[key] = self._trained(0, None)
-        return _first_tasks[key]
+        objective = (registry.get("objective", run.objective), *run.objective_hparams.items())
+        strategy = (registry.get("strategy", run.strategy), *run.strategy_hparams.items()) if task > 0 else ()
+        return (task, *objective, *strategy, self.scenario.dataset.digest)
 
     def second_task(self) -> tuple[Learner, Tensor]:
         """The learner as task 1 begins, and its first two views."""

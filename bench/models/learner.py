@@ -110,11 +110,11 @@ class Learner(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Learner":
-        """Training mode of everything but the teacher, which `teacher_bn` decides."""
-        super().train(mode)
-        if self.teacher is not None:
-            in_batch = self.teacher_bn == "train" or (self.teacher_bn == "reference" and self.epoch > 0)
-            self.teacher.train(mode and in_batch)
+        """Training mode of everything but the teacher, which `teacher_bn` decides; in eval mode it stays folded."""
+        in_batch = self.teacher_bn == "train" or (self.teacher_bn == "reference" and self.epoch > 0)
+        self.training = mode
+        for child in self.children():
+            child.train(mode and (in_batch or child is not self.teacher))
         return self
 
     def begin_epoch(self, epoch: int) -> None:
@@ -128,7 +128,11 @@ class Learner(nn.Module):
         return [f"objective.{name}" for name in self.objective.constant_lr]
 
     def encode(self, encoder: nn.Module, views: Tensor) -> Tensor:
-        """views: (V, n, C, H, W) -> float32 features (V, N, F) of all processes."""
+        """views: (V, n, C, H, W) -> float32 features (V, n, F)."""
+        return self._encoded(partial(per_view, encoder), self.prepare(views))
+
+    def encode_jointly(self, encoder: nn.Module, views: Tensor) -> Tensor:
+        """views: (V, n, C, H, W) -> float32 features (V, N, F) of all processes, with gradient."""
         return self._features(partial(per_view, encoder), self.prepare(views))
 
     def prepare(self, views: Tensor) -> Tensor:
@@ -137,10 +141,13 @@ class Learner(nn.Module):
         flat = views.flatten(0, 1).to(dtype, memory_format=self.layout)
         return flat.unflatten(0, views.shape[:2])
 
-    def _features(self, network: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
+    def _encoded(self, network: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
         with torch.autocast(prepared.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             h = network(prepared)
-        h = h.float()
+        return h.float()
+
+    def _features(self, network: Callable[[Tensor], Tensor], prepared: Tensor) -> Tensor:
+        h = self._encoded(network, prepared)
         return h if self.gather is None else self.gather(h)
 
     def features(self, prepared: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig, constant: Iterable[s
     constant: prefixes of parameter names whose learning rate does not follow the schedule. One-dimensional parameters
     (biases, norms) take no decay and no scaling where `exclude_bias_and_norm`.
     """
+    _leave_the_compiler_out()
     prefixes = tuple(constant)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -89,6 +90,15 @@ def build_optimizer(module: nn.Module, config: OptimConfig, constant: Iterable[s
     if config.name == "sgd":
         return torch.optim.SGD(options, config.lr, config.momentum)
     return torch.optim.AdamW(options, config.lr)
+
+
+def _leave_the_compiler_out() -> None:
+    """Building any optimizer would import torch's compiler, which takes seconds, only to tell it that these functions
+    are not to be compiled; nothing that we compile calls them."""
+    for name in ("add_param_group", "zero_grad"):
+        plain = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None:
+            vars(plain).setdefault("__dynamo_disable", plain)
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int, steps_per_epoch: int) -> float:

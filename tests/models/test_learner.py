@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from bench.config import EncoderConfig, OptimConfig
@@ -15,6 +14,7 @@ from methods.heads import per_view
 from methods.strategies.sycon import SyCON
 
 SIZES = {"hidden": 16, "output": 8}
+MORE = {"moco": {"queue": 20}, "swav": {"prototypes": 12, "queue": 32}}
 N = 8
 
 
@@ -22,7 +22,7 @@ def make(strategy="sycon", objective="moco", **options):
     encoder, width = build_encoder(EncoderConfig(name="resnet4", width=8, stem="stride2"), 1, 8, 0)
     torch.manual_seed(0)
     cls = registry.get("objective", objective)
-    o = cls(width, cls.Hparams(**SIZES, **({"queue": 20} if objective == "moco" else {})))
+    o = cls(width, cls.Hparams(**SIZES, **MORE.get(objective, {})))
     s = None
     if strategy is not None:
         scls = registry.get("strategy", strategy)
@@ -267,11 +267,12 @@ def test_compiled_encoders_keep_names_and_states():
 def test_features_are_joined_behind_the_encoder_with_gradient_to_the_own_rows(monkeypatch):
     other = torch.full((2, 3, 4), 7.0)
 
-    def all_gather(parts, own):
+    def all_gather(parts, own, group):
         parts[0].copy_(other)
         parts[1].copy_(own)
 
-    monkeypatch.setattr(gathering.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(gathering, "processes", lambda: 2)
+    monkeypatch.setattr(gathering, "group_of", lambda device: None)
     monkeypatch.setattr(gathering.dist, "get_rank", lambda: 1)
     monkeypatch.setattr(gathering.dist, "all_gather", all_gather)
     h = torch.arange(24.0).reshape(2, 3, 4).requires_grad_()
@@ -279,7 +280,7 @@ def test_features_are_joined_behind_the_encoder_with_gradient_to_the_own_rows(mo
     assert torch.equal(joined, torch.cat([other, h.detach()], 1))
     weight = torch.arange(48.0).reshape(2, 6, 4)
     (joined * weight).sum().backward()
-    assert torch.equal(h.grad, weight[:, 3:])
+    assert torch.equal(h.grad, 2 * weight[:, 3:])  # of which the mean over processes is taken
 
 
 def test_losses_see_the_features_of_all_processes():
@@ -288,14 +289,10 @@ def test_losses_see_the_features_of_all_processes():
     assert learner(batch()).embeddings.z.shape == (2, 2 * N, 8)
 
 
-def test_gradients_of_the_encoder_are_summed(monkeypatch):
-    layer, idle = nn.Linear(2, 2), nn.Linear(2, 2)
-    layer(torch.ones(1, 2)).sum().backward()
-    expected = [2 * p.grad for p in layer.parameters()]
-    monkeypatch.setattr(gathering.dist, "all_reduce", lambda grad: grad.mul_(2))
-    gathering.sum_gradients_(nn.ModuleList([layer, idle]))
-    assert all(torch.equal(p.grad, e) for p, e in zip(layer.parameters(), expected, strict=True))
-    assert idle.weight.grad is None
+def test_one_process_needs_no_other_module():
+    learner = make()
+    assert gathering.in_parallel(learner) is learner
+    assert gathering.share(8) == slice(0, 8)
 
 
 def test_a_strategy_without_teacher_has_none():
