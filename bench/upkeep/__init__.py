@@ -1,0 +1,1 @@
+"""Looking after results folders: what is damaged, what is superfluous, and how records get from one to another."""
