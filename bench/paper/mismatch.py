@@ -67,7 +67,7 @@ def _family(probe: str) -> str:
 
 
 def _of_training(run: Run, published: Published, protocol: Protocol, sheet: Sheet) -> Iterator[Mismatch]:
-    here = run.config.get("config") or {}
+    here = _section(run.config, "config")
     if run.preset != "paper":
         yield Mismatch(f"preset: here {run.preset or 'not recorded'}, not paper", True)
     if sheet.suite.recipe and here.get("recipe", "") != sheet.suite.recipe:
@@ -76,13 +76,13 @@ def _of_training(run: Run, published: Published, protocol: Protocol, sheet: Shee
     changed = ", ".join(f"{key}={value}" for key, value in sorted(run.overrides.items()) if key not in fidelity)
     if changed:
         yield Mismatch(f"settings: here {changed} over those of the preset and recipe", False)
-    settings = here.get("settings") or {}
-    encoder, train = settings.get("encoder") or {}, settings.get("train") or {}
+    settings = _section(here, "settings")
+    encoder, train = _section(settings, "encoder"), _section(settings, "train")
     facts = (
         ("encoder", protocol.encoder, _encoder(encoder), True),
         ("epochs per task", protocol.epochs.get(published.dataset), train.get("epochs"), True),
         ("batch", protocol.batch, train.get("batch"), False),
-        ("precision", protocol.precision, (settings.get("numerics") or {}).get("precision"), False),
+        ("precision", protocol.precision, _section(settings, "numerics").get("precision"), False),
     )
     for name, theirs, ours, blocks in facts:
         if theirs is None:
@@ -91,10 +91,16 @@ def _of_training(run: Run, published: Published, protocol: Protocol, sheet: Shee
             yield _differs(name, theirs, _known(ours), blocks)
 
 
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a record says under a name; nothing where it says nothing, or something else."""
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _encoder(section: dict[str, Any]) -> str | None:
     """`resnet18`, or `resnet8 of width 16`; None where the record does not say."""
     name, width = section.get("name"), section.get("width", 64)
-    return name if name is None or width == 64 or name.startswith("timm:") else f"{name} of width {width}"
+    return name if not isinstance(name, str) or width == 64 or name.startswith("timm:") else f"{name} of width {width}"
 
 
 def _of_seeds(count: int, protocol: Protocol) -> Iterator[Mismatch]:

@@ -1,14 +1,13 @@
 """A paper's table as text: Markdown, LaTeX, CSV, and the terminal's."""
 
-import csv
-import io
 import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from bench.paper.table import NOT_COMPARABLE, QUOTED, Block, Entry, PaperTable
+from bench.report.text import STALE, STALE_NOTE, markdown_table, tex
+from bench.report.text import csv_text as _csv
 from bench.report.text import markdown as _md
-from bench.report.text import markdown_table, tex
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +20,7 @@ MARKS = {
 }
 CSV_COLUMNS = (
     *("table", "tier", "block", "objective", "strategy", "variant", "metric", "probe"),
-    *("mean", "std", "n", "planned", "state"),
+    *("mean", "std", "n", "planned", "state", "stale"),
     *("published", "published_std", "source", "protocol", "confidence", "comparable", "difference", "notes", "url"),
 )
 
@@ -60,13 +59,8 @@ def latex(table: PaperTable) -> str:
 
 def csv_text(table: PaperTable) -> str:
     """One line per cell; percent with four decimals, empty where there is no number."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for block in table.blocks:
-        for _, entries in block.rows:
-            writer.writerows(_csv_row(table, block, entry) for entry in entries)
-    return buffer.getvalue()
+    entries = ((block, entry) for block in table.blocks for _, row in block.rows for entry in row)
+    return _csv([CSV_COLUMNS, *(_csv_row(table, block, entry) for block, entry in entries)])
 
 
 def terminal(table: PaperTable) -> "Table":
@@ -82,7 +76,7 @@ def terminal(table: PaperTable) -> "Table":
         shown.add_column(table.sheet.suite.rows, no_wrap=True)
         shown.add_column("")
         for name in table.columns:
-            shown.add_column(name, justify="right")
+            shown.add_column(Text(name), justify="right")
         for row in _rows(block):
             shown.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
         whole.add_row(Text(block.title, "bold"))
@@ -117,7 +111,7 @@ def _rows(block: Block) -> list[list[str]]:
 def _here(entry: Entry) -> str:
     if entry.runs.state:
         return "†" if entry.runs.state == "collapsed" else entry.runs.state
-    return _number(entry.here.mean, entry.here.std)
+    return _number(entry.here.mean, entry.here.std) + STALE * entry.runs.stale
 
 
 def _published(entry: Entry) -> str:
@@ -164,6 +158,7 @@ def _legend(table: PaperTable) -> list[str]:
     """The marks that the table shows, and what they say."""
     cells = " ".join(cell for block in table.blocks for row in _rows(block) for cell in row)
     lines = [f"{mark} {text}." for mark, text in MARKS.items() if mark in cells]
+    lines += [STALE_NOTE] if STALE in cells else []
     if ABSENT in cells:
         lines.append(f"{ABSENT}: no number of this cell has been checked, see docs/reproducing.md.")
     return lines
@@ -196,7 +191,7 @@ def _csv_row(table: PaperTable, block: Block, entry: Entry) -> list[object]:
         *(suite.name, table.sheet.tier, block.title),
         *(entry.cell.objective, entry.cell.strategy, entry.cell.variant, suite.metric, entry.runs.probe),
         *(_decimals(entry.here.mean), _decimals(entry.here.std), len(entry.runs.averaged), len(entry.runs.planned)),
-        entry.runs.state or "complete",
+        *(entry.runs.state or "complete", "yes" if entry.runs.stale else "no"),
         *(known or [""] * 5),
         "" if published is None else "yes" if entry.comparable else "no",
         _decimals(entry.difference),

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.errors import UserError
 from bench.evaluate.metrics import METRICS, Metric
 from bench.files import write_atomic
+from bench.links import refuse_links
 from bench.paper.ledger import Ledger, Published
 from bench.paper.mismatch import Mismatch, mismatches
 from bench.paper.suite import Cell, Sheet
 from bench.report.maintable import QUICK_NOTE, SYNTHETIC_NOTE
 from bench.report.records import STATES, Run, read_run
+from bench.report.rows import is_key
 from bench.report.statistics import Interval, interval
 from bench.report.variants import method_name
 
@@ -29,6 +32,11 @@ class Runs:
     probe: str
 
     @property
+    def stale(self) -> bool:
+        """Whether other code than the present made one of the runs that count."""
+        return any(run.stale for run in self.averaged)
+
+    @property
     def state(self) -> str:
         """In a word, why there is no number; empty where there is one."""
         if self.averaged:
@@ -40,7 +48,7 @@ class Runs:
         """The metric of every run that counts, a fraction."""
         for run in self.averaged:
             extra = (run.random(self.probe),) if metric.needs_random else ()
-            yield metric.function(run.matrix(self.probe), *extra)
+            yield float(metric.function(run.matrix(self.probe), *extra))
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def make_table(
     planned: each cell's runs, one per seed, of whose records only the first line is needed. absent: why a part could
     not be planned, by its index.
     """
+    refuse_links(out, "records")
     maker = _Maker(sheet, ledger, out)
     suite = sheet.suite
     blocks = []
@@ -227,15 +236,26 @@ def _label(run: Run, name: str) -> str | None:
 
 def write_asked(out: Path, sheet: Sheet, ids: Sequence[str]) -> None:
     """Keeps which runs a table was last made of, for `read_asked`."""
+    refuse_links(out, "paper")
     path = _asked_path(out, sheet.suite.name, sheet.tier)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(sorted(set(ids))) + "\n").encode())
 
 
 def read_asked(out: Path, name: str, tier: str) -> list[str]:
-    """Ids of the runs that a table was last made of at a tier; empty where it never was."""
+    """Ids of the runs that a table was last made of at a tier; empty where it never was. Raises UserError for a file
+    that holds something else."""
+    refuse_links(out, "paper")
     path = _asked_path(out, name, tier)
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    if not path.is_file():
+        return []
+    try:
+        ids = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        ids = None
+    if not isinstance(ids, list) or not all(map(is_key, ids)):
+        raise UserError(f"{path}: is no list of runs: remove it")
+    return ids
 
 
 def _asked_path(out: Path, name: str, tier: str) -> Path:
@@ -244,5 +264,6 @@ def _asked_path(out: Path, name: str, tier: str) -> Path:
 
 def runs_done(ids: Sequence[str], out: Path) -> int:
     """How many of these runs have all their results in `out`, collapsed ones among them."""
+    refuse_links(out, "records")
     found = [read_run(path, []) for path in (out / "records" / f"{name}.jsonl" for name in ids) if path.exists()]
     return sum(run is not None and run.status in ("complete", "marked") for run in found)

@@ -7,10 +7,11 @@ import numpy as np
 
 from bench.evaluate.metrics import FORGETTING_DEFINITIONS, METRICS
 from bench.report.statistics import NOTHING, Array, Group, Interval, Summary, counted, interval
+from bench.report.text import STALE
 
 
 class Difference(NamedTuple):
-    """A strategy against another one of its group: statistics of their differences by seed."""
+    """A strategy against another one of its group, marked where stale: statistics of their differences by seed."""
 
     group: str
     strategy: str
@@ -44,8 +45,10 @@ def differences_to_best(summary: Summary, metric: str) -> Iterator[Difference]:
             continue
         best, others = _best_and_others(by_seed, METRICS[metric].higher_is_better)
         for other in others:
-            names = group.strategies[best], group.strategies[other]
-            yield Difference(_title(group), *names, interval(by_seed[best] - by_seed[other]))
+            one, two = (
+                name + STALE * (name in group.stale) for name in (group.strategies[best], group.strategies[other])
+            )
+            yield Difference(_title(group), one, two, interval(by_seed[best] - by_seed[other]))
 
 
 def flips(summary: Summary) -> list[str]:

@@ -14,16 +14,22 @@ from bench.report.statistics import Interval, Summary, counted, interval
 from bench.report.variants import grouped, method_name
 
 Array = npt.NDArray[np.float64]
+STALE_NOTE = (
+    "Hatched or crossed out: stale, averages runs that other code than the present has made; their command line with "
+    "--retrain stale makes them again."
+)
 
 
 @dataclass(frozen=True)
 class MethodData:
-    """The averaged runs of one cell, in percent: `matrices` is (seeds, T, T), `random` (seeds, T)."""
+    """The averaged runs of one cell, in percent: `matrices` is (seeds, T, T), `random` (seeds, T); stale: whether other
+    code than the present made one of them."""
 
     objective: str
     strategy: str
     matrices: Array
     random: Array
+    stale: bool
 
     def seen(self) -> list[Interval]:
         """After each task, the accuracy averaged over the tasks seen so far, over seeds."""
@@ -36,11 +42,11 @@ class MethodData:
 
     def average_accuracy(self) -> Interval:
         """Average accuracy over seeds."""
-        return interval(average_accuracy(matrix) for matrix in self.matrices)
+        return interval(average_accuracy(self.matrices))
 
     def forgetting(self) -> Interval:
         """Forgetting (the headline definition) over seeds."""
-        return interval(forgetting(matrix) for matrix in self.matrices)
+        return interval(forgetting(self.matrices))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class SequenceData:
 
     task_names: empty if they differ between seeds or are too long to print. one_test_set: all columns of R
     are equal. joint: by objective, the average accuracy of joint training in percent, where it has been run.
+    stale_joint: whether other code than the present made one of those runs.
     """
 
     scenario: str
@@ -61,6 +68,7 @@ class SequenceData:
     notes: tuple[str, ...]
     methods: tuple[MethodData, ...]
     joint: dict[str, float]
+    stale_joint: bool
 
     @property
     def title(self) -> str:
@@ -87,6 +95,11 @@ class SequenceData:
         """Whether any method has the two seeds that an interval needs."""
         return any(len(method.matrices) > 1 for method in self.methods)
 
+    @property
+    def stale(self) -> bool:
+        """Whether any method is stale."""
+        return any(method.stale for method in self.methods)
+
     def of(self, objective: str) -> list[MethodData]:
         """The methods of an objective."""
         return [method for method in self.methods if method.objective == objective]
@@ -100,8 +113,10 @@ def sequences(summary: Summary) -> Iterator[SequenceData]:
         averaged = [run for run in complete if not run.bound and np.isfinite(run.matrix(probe)).all()]
         if not averaged:
             continue
+        joint = [run for run in complete if run.bound and run.after != (-1,)]
         cells = grouped(averaged, lambda run: (run.objective, summary.names[run]))
         methods = [_method(*cell, members, probe) for cell, members in sorted(cells.items())]
+        stale = [STALE_NOTE] if any(method.stale for method in methods) else []
         names = {run.task_names for run in averaged}
         short = len(names) == 1 and all(len(name) <= 12 for name in averaged[0].task_names)
         yield SequenceData(
@@ -111,16 +126,17 @@ def sequences(summary: Summary) -> Iterator[SequenceData]:
             probe,
             averaged[0].task_names if short else (),
             scenario == "data_il",
-            (*notes_of(runs), *_absent(summary, runs, set(cells))),
+            (*notes_of(runs), *_absent(summary, runs, set(cells)), *stale),
             tuple(methods),
-            _joint([run for run in complete if run.bound and run.after != (-1,)], probe),
+            _joint(joint, probe),
+            any(run.stale for run in joint),
         )
 
 
 def _joint(runs: list[Run], probe: str) -> dict[str, float]:
     cells = grouped(runs, lambda run: run.objective)
     return {
-        objective: interval(100 * average_accuracy(run.matrix(probe)) for run in members).mean
+        objective: interval(100 * average_accuracy(np.stack([run.matrix(probe) for run in members]))).mean
         for objective, members in cells.items()
     }
 
@@ -138,4 +154,5 @@ def _absent(summary: Summary, runs: list[Run], shown: set[tuple[str, str]]) -> l
 
 def _method(objective: str, strategy: str, runs: list[Run], probe: str) -> MethodData:
     matrices = np.array([100 * run.matrix(probe) for run in runs])
-    return MethodData(objective, strategy, matrices, np.array([100 * run.random(probe) for run in runs]))
+    random = np.array([100 * run.random(probe) for run in runs])
+    return MethodData(objective, strategy, matrices, random, any(run.stale for run in runs))

@@ -17,7 +17,9 @@ from bench.report.curves import SequenceData
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":")
 HATCHES = ("", "////", "....")
+STALE_HATCH = "xxxx"
 COLUMNS = 3
+LONGEST = 80  # characters of a name that a figure has room for
 
 
 class Look(NamedTuple):
@@ -51,7 +53,7 @@ def facets(
     columns = min(COLUMNS if width < 6 else 1, len(data.objectives))
     rows = math.ceil(len(data.objectives) / columns)
     # the legend stands on the right and may be taller than the facets
-    longest = max(len(name) for name in data.strategies)
+    longest = max(len(plain_text(name)) for name in data.strategies)
     tall = max(height * rows + 1.0, 0.21 * len(data.strategies) + 1.3)
     figure.set_size_inches(width * columns + 0.9 + 0.085 * max(longest, 14), tall)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -69,38 +71,50 @@ def facets(
     return axes
 
 
-def line_legend(figure: Figure, strategies: Sequence[str], *, lines: bool) -> None:
+def line_legend(figure: Figure, data: SequenceData, *, lines: bool) -> None:
     """The legend of curves, or of points where `lines` is off, right of the facets."""
     handles = []
-    for name, look in looks(strategies).items():
+    for name, look in looks(data.strategies).items():
         line = Line2D([], [], color=look.color, marker=look.marker, ls=look.dash if lines else "", ms=5)
         line.set(markerfacecolor=look.fill, label=plain_text(name))
         handles.append(line)
+    if data.stale:
+        handles.append(Line2D([], [], color="0.2", marker="x", ls="", ms=6, label="stale"))
     figure.legend(handles=handles, loc="outside right center", handlelength=2.6 if lines else 1)
 
 
-def bar_legend(figure: Figure, strategies: Sequence[str]) -> None:
+def bar_legend(figure: Figure, data: SequenceData) -> None:
     """The legend of bars, right of the facets."""
     handles = [
         Patch(facecolor=look.color, hatch=look.hatch, edgecolor="white", label=plain_text(name))
-        for name, look in looks(strategies).items()
+        for name, look in looks(data.strategies).items()
     ]
+    if data.stale:
+        handles.append(Patch(facecolor="0.6", hatch=STALE_HATCH, edgecolor="white", label="stale"))
     figure.legend(handles=handles, loc="outside right center")
 
 
 def add_texts(figure: Figure, title: str, footer: Sequence[str]) -> None:
     """The title above and the footer's sentences below the facets, broken to the width of the figure."""
     width = figure.get_figwidth()
-    title = textwrap.fill(title, int(width / 0.095))
-    figure.suptitle(plain_text(title), fontsize=11, x=0.01, ha="left")
-    lines = [textwrap.fill(sentence, int(width / 0.068)) for sentence in footer if sentence]
+    title = textwrap.fill(_short(title, 4 * LONGEST), int(width / 0.095))
+    figure.suptitle(_no_mathematics(title), fontsize=11, x=0.01, ha="left")
+    lines = [textwrap.fill(_short(sentence, 20 * LONGEST), int(width / 0.068)) for sentence in footer if sentence]
     if lines:
-        figure.supxlabel(plain_text("\n".join(lines)), fontsize=8, x=0.01, ha="left", color="0.35")
+        figure.supxlabel(_no_mathematics("\n".join(lines)), fontsize=8, x=0.01, ha="left", color="0.35")
 
 
-def plain_text(text: str) -> str:
-    """`text` with nothing left that matplotlib would read as mathematics."""
+def plain_text(name: str) -> str:
+    """A name, cut where it is long, with nothing left that matplotlib would read as mathematics."""
+    return _no_mathematics(_short(name, LONGEST))
+
+
+def _no_mathematics(text: str) -> str:
     return text.replace("$", r"\$")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def ticks_of_tasks(ax: Axes, tasks: int) -> None:

@@ -59,7 +59,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row: one method, with its counts of seeds; `marked` counts the collapsed runs that are left out."""
+    """A row: one method, with its counts of seeds; `marked` counts the collapsed runs that are left out; stale: whether
+    other code than the present made one of the averaged."""
 
     objective: str
     strategy: str
@@ -67,6 +68,7 @@ class TableRow:
     averaged: int
     planned: int
     marked: int
+    stale: bool
 
 
 @dataclass(frozen=True)
@@ -158,4 +160,4 @@ def _row(cell: Cell, numbers: Numbers, headline: str, clear: Callable[[str, str]
             entries.append(Entry(mean, std, cell in clear(probe, column.metric)))
     counts = next(iter(numbers.values()))
     averaged, planned, marked = int(counts.complete - counts.marked), int(counts.planned), int(counts.marked)
-    return TableRow(cell[3], cell[4], tuple(entries), averaged, planned, marked)
+    return TableRow(cell[3], cell[4], tuple(entries), averaged, planned, marked, bool(counts.stale))

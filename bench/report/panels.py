@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from bench.report.curves import MethodData, SequenceData
-from bench.report.layout import bar_legend, facets, line_legend, looks, plain_text, ticks_of_tasks
+from bench.report.layout import STALE_HATCH, bar_legend, facets, line_legend, looks, plain_text, ticks_of_tasks
 from bench.report.statistics import Interval
 from bench.report.variants import method_name
 
@@ -32,15 +33,19 @@ def accuracy_after_task(figure: Figure, data: SequenceData) -> str:
             ax.plot(x, means, color=look.color, marker=look.marker, mfc=look.fill, ls=look.dash, ms=4, lw=1.4)
             if len(method.matrices) > 1:
                 low, high = [s.low for s in seen], [s.high for s in seen]
-                ax.fill_between(x, low, high, color=look.color, alpha=0.15, lw=0)
+                hatch = STALE_HATCH if method.stale else None
+                ax.fill_between(x, low, high, color=look.color, alpha=0.15, lw=0, hatch=hatch)
+            if method.stale:
+                _cross_out(ax, x, means)
         if objective in data.joint:
             ax.axhline(data.joint[objective], color="0.4", ls=":", lw=1.2)
         ticks_of_tasks(ax, data.tasks)
         ax.margins(x=0.06)
     _within_percent(ax)
-    line_legend(figure, data.strategies, lines=True)
+    line_legend(figure, data, lines=True)
     bands = ["Bands: 95 % confidence interval over seeds."] if data.has_bands else []
-    return " ".join([*bands, *(["Dotted: joint training, on all tasks."] if data.joint else [])])
+    joint = f"Dotted: joint training, on all tasks{' (stale)' * data.stale_joint}."
+    return " ".join([*bands, *([joint] if data.joint else [])])
 
 
 def forgetting_against_accuracy(figure: Figure, data: SequenceData) -> str:
@@ -61,9 +66,11 @@ def forgetting_against_accuracy(figure: Figure, data: SequenceData) -> str:
                 ms=6,
                 lw=1,
             )
+            if method.stale:
+                _cross_out(ax, accuracy.mean, lost.mean)
         ax.axhline(0, color="0.7", lw=0.8, zorder=0)
         ax.margins(0.12)
-    line_legend(figure, data.strategies, lines=False)
+    line_legend(figure, data, lines=False)
     return "Bars: 95 % confidence interval over seeds." if data.has_bands else ""
 
 
@@ -81,7 +88,8 @@ def final_accuracy(figure: Figure, data: SequenceData) -> str:
             look, final = style[method.strategy], method.final()[:groups]
             x = np.arange(groups) + (index - (len(methods) - 1) / 2) * width
             means = [s.mean for s in final]
-            ax.bar(x, means, width * 0.92, color=look.color, hatch=look.hatch, edgecolor="white", lw=0)
+            hatch = STALE_HATCH if method.stale else look.hatch
+            ax.bar(x, means, width * 0.92, color=look.color, hatch=hatch, edgecolor="white", lw=0)
             if len(method.matrices) > 1:
                 ax.errorbar(x, means, [_half(s) for s in final], fmt="none", ecolor="0.2", elinewidth=0.8)
         names = ("whole test set",) if data.one_test_set else data.task_names
@@ -91,7 +99,7 @@ def final_accuracy(figure: Figure, data: SequenceData) -> str:
         ax.margins(x=0.02)
     ax.set_ylim(bottom=0)  # once all panels are drawn: a limit set earlier would hold for the shared axis
     _within_percent(ax)
-    bar_legend(figure, data.strategies)
+    bar_legend(figure, data)
     return "Bars: 95 % confidence interval over seeds." if data.has_bands else ""
 
 
@@ -146,6 +154,10 @@ def _heatmap(
     # not seaborn's heatmap: it lays out the whole figure anew for every matrix
     shown = table[:, :1] if data.one_test_set else table
     ax.pcolormesh(shown, vmin=scale[0], vmax=scale[1], cmap="viridis")
+    if method.stale:
+        ax.add_patch(
+            Rectangle((0, 0), shown.shape[1], shown.shape[0], fill=False, hatch="xx", ec=(1, 1, 1, 0.45), lw=0)
+        )
     if data.tasks <= ANNOTATED_TASKS:
         middle = sum(scale) / 2
         for (row, column), value in np.ndenumerate(shown):
@@ -160,6 +172,10 @@ def _heatmap(
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labelsize=7)
     ax.set_title(plain_text(method_name(method.strategy, method.objective)), fontsize=8)
+
+
+def _cross_out(ax: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+    ax.plot(x, y, color="0.2", marker="x", ls="", ms=8, mew=1.3, zorder=3)
 
 
 def _within_percent(ax: Axes) -> None:

@@ -1,7 +1,5 @@
 """Tables beside the main one: all probes side by side, and accuracy on other datasets; as Markdown, LaTeX and CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,12 +8,12 @@ import numpy as np
 
 from bench.evaluate.catalogue import AWARE, probe_description
 from bench.report.statistics import Interval, Summary, counted, probes_of
-from bench.report.text import latex_table, markdown, markdown_table, tex
+from bench.report.text import STALE, csv_text, latex_table, markdown, markdown_table, tex
 from bench.report.transfers import TransferSection
 
 TRANSFER_COLUMNS = (
     *("scenario", "dataset", "tasks", "objective", "strategy", "target", "probe", "after_task"),
-    *("mean", "std", "ci_low", "ci_high", "n"),
+    *("mean", "std", "ci_low", "ci_high", "n", "stale"),
 )
 NOTHING = "–"
 TRANSFER_NOTE = (
@@ -57,7 +55,8 @@ def _side_by_side(summary: Summary, place: tuple[str, str, int], probes: Sequenc
     numbers: Iterable[Any] = here.itertuples(index=False)
     for row in numbers:
         own = found.setdefault((row.objective, row.strategy), {})
-        own[row.probe] = percent(Interval(row.mean, row.std, row.ci_low, row.ci_high, row.n))
+        number = percent(Interval(row.mean, row.std, row.ci_low, row.ci_high, row.n))
+        own[row.probe] = number + STALE * bool(row.stale and row.n)
     rows = [
         [markdown(objective), markdown(strategy), *(own.get(probe, NOTHING) for probe in probes)]
         for (objective, strategy), own in found.items()
@@ -87,17 +86,15 @@ def transfer_latex(sections: Sequence[TransferSection]) -> list[str]:
 
 def transfer_csv(sections: Sequence[TransferSection]) -> str:
     """`transfer.csv`: fractions with six decimals; after_task -1 is the network before training, -2 raw pixels."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(TRANSFER_COLUMNS)
+    rows: list[tuple[object, ...]] = [TRANSFER_COLUMNS]
     for section in sections:
         where = (section.scenario, section.dataset, section.tasks)
         for row in section.rows:
             for task, spread in row.accuracies():
                 numbers = ("" if math.isnan(value) else f"{value:.6f}" for value in spread[:4])
                 names = (*where, row.objective, row.strategy, section.target, section.probe, task)
-                writer.writerow((*names, *numbers, spread.n))
-    return buffer.getvalue()
+                rows.append((*names, *numbers, spread.n, "yes" if row.stale else "no"))
+    return csv_text(rows)
 
 
 def percent(spread: Interval) -> str:
@@ -115,6 +112,9 @@ def _columns(section: TransferSection) -> list[str]:
 
 def _rows(section: TransferSection, text: Callable[[str], str]) -> list[list[str]]:
     return [
-        [text(row.objective), text(row.strategy), *(text(percent(s)) for s in row.after), str(row.after[-1].n)]
+        [
+            *(text(row.objective), text(row.strategy), *(text(percent(s)) for s in row.after)),
+            text(f"{row.after[-1].n}" + STALE * row.stale),
+        ]
         for row in section.rows
     ]

@@ -71,7 +71,8 @@ class Group:
     """The averaged runs whose strategies are compared, as all else is equal.
 
     strategies: their names, sorted. values: by (probe, metric), (S, N) fractions, a row per strategy and a column per
-    seed; nan where a strategy has no run of a seed, or the metric is undefined.
+    seed; nan where a strategy has no run of a seed, or the metric is undefined. stale: strategies with a run that other
+    code has made.
     """
 
     scenario: str
@@ -80,6 +81,7 @@ class Group:
     objective: str
     strategies: tuple[str, ...]
     values: dict[tuple[str, str], Array]
+    stale: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Summary:
     names: the strategy name of each run in the report. groups: what is compared, sorted.
     cells: one row per cell, probe and metric: mean, std, ci_low, ci_high, n (runs averaged), and counts of
     seeds: `complete` (with the marked ones), `marked`, `planned` (all seeds that any run of the same setting
-    has).
+    has); `stale`: whether other code than the present has made one of the averaged runs.
     """
 
     runs: tuple[Run, ...]
@@ -119,7 +121,7 @@ def summarise(out: Path) -> Summary:
     runs, warnings = read_records(out / "records")
     names = strategy_names(runs)
     runs = _one_per_seed(runs, names, warnings)
-    measured = {run: _measure(run) for run in runs if run.status == "complete"}
+    measured = _measure([run for run in runs if run.status == "complete"])
     contenders = {run: values for run, values in measured.items() if not run.bound}
     cells = pd.DataFrame([*_method_cells(runs, names, measured), *_reference_cells(runs)])
     cells = cells.sort_values([*CELL, "probe"], key=_references_first, kind="stable", ignore_index=True)
@@ -142,12 +144,17 @@ def _one_per_seed(runs: Sequence[Run], names: dict[Run, str], warnings: list[str
     return [run for run in runs if run in chosen]
 
 
-def _measure(run: Run) -> dict[tuple[str, str], float]:
-    return {
-        (probe, metric): value
-        for probe in probes_of([run])
-        for metric, value in compute(run.matrix(probe), run.random(probe)).items()
-    }
+def _measure(runs: Sequence[Run]) -> dict[Run, dict[tuple[str, str], float]]:
+    """The metrics of runs, computed at once for all that have the same number of tasks and the same probes."""
+    values: dict[Run, dict[tuple[str, str], float]] = {run: {} for run in runs}
+    for (_, probes), members in grouped(runs, lambda run: (run.tasks, tuple(probes_of([run])))).items():
+        for probe in probes:
+            tables = np.stack([run.table(probe) for run in members])
+            for metric, numbers in compute(tables[:, 1:], tables[:, 0]).items():
+                key = (probe, metric)
+                for run, number in zip(members, numbers.tolist(), strict=True):
+                    values[run][key] = number
+    return values
 
 
 def _groups(names: Mapping[Run, str], measured: Measured) -> Iterator[Group]:
@@ -165,7 +172,8 @@ def _groups(names: Mapping[Run, str], measured: Measured) -> Iterator[Group]:
                 if key not in values:
                     values[key] = np.full((len(strategies), len(seeds)), np.nan)
                 values[key][row[names[run]], column[run.seed]] = value
-        yield Group(scenario, dataset, tasks, objective, tuple(strategies), values)
+        stale = frozenset(names[run] for run in members if run.stale)
+        yield Group(scenario, dataset, tasks, objective, tuple(strategies), values, stale)
 
 
 def probes_of(runs: Iterable[Run]) -> list[str]:
@@ -174,7 +182,7 @@ def probes_of(runs: Iterable[Run]) -> list[str]:
     added: set[str] = set()
     for run in runs:
         planned.update(dict.fromkeys(run.probes))
-        added.update(probe for probe, _, _ in run.accuracy)
+        added |= run.measured
     return [*planned, *sorted(added - set(planned))]
 
 
@@ -198,6 +206,7 @@ def _method_cells(runs: Sequence[Run], names: Mapping[Run, str], measured: Measu
             "complete": states.count("complete") + states.count("marked"),
             "marked": states.count("marked"),
             "planned": planned[place, setting_of(members[0])],
+            "stale": any(run.stale for run in members if run in measured),
         }
         averaged = [measured[run] for run in members if run in measured]
         for probe in probes_of(members):
@@ -217,7 +226,8 @@ def _reference_cells(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         texts = setting_names(section)
         for setting, members in grouped(section, setting_of).items():
             counts = {"marked": 0, "planned": len({run.seed for run in members})}
-            for name, read in (("random", Run.random), ("pixels", Run.raw_pixels)):
+            for name, after, read in (("random", -1, Run.random), ("pixels", -2, Run.raw_pixels)):
+                counts["stale"] = any(run.stale_after(after) for run in members)
                 shown = f"{name} [{texts[setting]}]" if texts[setting] else name
                 identity = _identity(members[0], shown) | {"objective": "none"}
                 for probe in probes_of(members):

@@ -1,16 +1,16 @@
 """The report's tables as text: Markdown, LaTeX, CSV, and the terminal's."""
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.report.comparisons import differences_to_best
 from bench.report.maintable import COLUMNS, Entry, Section, TableRow, definitions, troubles
+from bench.report.merged import origins
 from bench.report.probetables import probes_side_by_side, transfer_latex, transfer_markdown
+from bench.report.records import Run
 from bench.report.statistics import Summary, counted
-from bench.report.text import latex_table
+from bench.report.text import STALE, STALE_NOTE, csv_text, latex_table
 from bench.report.text import markdown as _md
 from bench.report.text import markdown_table as _md_table
 from bench.report.text import tex as _tex
@@ -24,17 +24,17 @@ MARK = "†"
 MARK_NOTE = f"{MARK} runs that collapsed are left out of the mean and lower n; they are listed with the reason."
 TABLE_COLUMNS = (
     *("scenario", "dataset", "tasks", "objective", "strategy", "probe", "metric"),
-    *("mean", "std", "ci_low", "ci_high", "n"),
+    *("mean", "std", "ci_low", "ci_high", "n", "stale"),
 )
 MATRIX_COLUMNS = (
     *("run_id", "scenario", "dataset", "objective", "strategy", "seed"),
-    *("probe", "after_task", "on_task", "accuracy"),
+    *("probe", "after_task", "on_task", "accuracy", "stale"),
 )
 
 
 def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[str]) -> str:
     """`table.md`: how to read it, the main table by section, paired differences, runs left out, warnings."""
-    lines = ["# Results", "", *(f"- {line}" for line in [*definitions(), MARK_NOTE])]
+    lines = ["# Results", "", *(f"- {line}" for line in _notes(summary))]
     header = ["objective", "strategy", *(column.title for column in COLUMNS), "n"]
     for section in sections:
         lines += ["", f"## {_md(section.title)}", "", *(f"**{_md(note)}**\n" for note in section.notes)]
@@ -45,6 +45,9 @@ def markdown(summary: Summary, sections: Sequence[Section], warnings: Sequence[s
     if left_out:
         lines += ["", "## Runs left out", ""]
         lines += _md_table(["method", "run", "status", "reason"], [[_md(cell) for cell in row] for row in left_out])
+    merged = origins(summary.runs)
+    if merged:
+        lines += ["", "## Merged runs", "", *(f"- {_md(line)}" for line in merged)]
     if warnings:
         lines += ["", "## Warnings", "", *(f"- {_md(warning)}" for warning in warnings)]
     return "\n".join(lines) + "\n"
@@ -60,13 +63,18 @@ def latex(summary: Summary, sections: Sequence[Section]) -> str:
         "$n$",
     ]
     for section in sections:
-        about = f"% {section.scenario}, {section.dataset}, {counted(section.tasks)}, {section.probe} probe"
+        about = _tex(f"{section.scenario}, {section.dataset}, {counted(section.tasks)}, {section.probe} probe")
         titles = (section.title, section.description, *section.notes)
         cells = (_cells(row, _tex_number, _tex) for row in section.rows)
-        lines += [about.replace("\n", " "), *latex_table(titles, header, cells, len(COLUMNS) + 1)]
-    notes = " ".join([*definitions(), MARK_NOTE])
+        lines += [f"% {about}", *latex_table(titles, header, cells, len(COLUMNS) + 1)]
+    notes = " ".join(_notes(summary))
     lines += [rf"{{\footnotesize {_tex(notes)}\par}}", *transfer_latex(transfers(summary))]
     return "\n".join(lines) + "\n"
+
+
+def _notes(summary: Summary) -> list[str]:
+    """How to read the numbers, and the marks."""
+    return [*definitions(), MARK_NOTE, *([STALE_NOTE] if summary.cells.stale.any() else [])]
 
 
 def terminal(sections: Sequence[Section]) -> "Table":
@@ -85,6 +93,8 @@ def terminal(sections: Sequence[Section]) -> "Table":
     counts = "n: seeds averaged/planned"
     marks = f"; {MARK} without collapsed runs" if any(row.marked for s in sections for row in s.rows) else ""
     whole.add_row(Text(f"percent, mean±standard deviation over seeds; {counts}{marks}", "dim"))
+    if any(row.stale for s in sections for row in s.rows):
+        whole.add_row(Text(STALE_NOTE, "yellow"))
     return whole
 
 
@@ -109,42 +119,44 @@ def _terminal_section(section: Section) -> "Table":
 
 def cells_csv(summary: Summary) -> str:
     """`table.csv`: every cell, probe and metric; fractions with six decimals, empty where undefined."""
-    return _csv(TABLE_COLUMNS, summary.cells[list(TABLE_COLUMNS)].itertuples(index=False, name=None))
+    cells = summary.cells[list(TABLE_COLUMNS)].itertuples(index=False, name=None)
+    return _csv(TABLE_COLUMNS, (map(_field, row) for row in cells))
 
 
 def matrix_csv(summary: Summary) -> str:
     """`matrix.csv`: every accuracy of every run, finished or not; after_task -1 is the network before
     training.
     """
-    rows = (
-        (
-            *(run.run_id, run.scenario, run.dataset, run.objective, summary.names[run], run.seed),
-            *(probe, after, on, value),
-        )
-        for run in summary.runs
-        for (probe, after, on), value in sorted(run.accuracy.items())
-    )
-    return _csv(MATRIX_COLUMNS, rows)
+    lines = (line for run in summary.runs for line in _matrix_lines(run, summary.names[run]))
+    return _csv(MATRIX_COLUMNS, ()) + "".join(lines)
 
 
-def _csv(header: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_fraction(value) if isinstance(value, float) else value for value in row])
-    return buffer.getvalue()
+def _matrix_lines(run: Run, name: str) -> Iterator[str]:
+    """There may be millions of them: what they share is written once."""
+    method = _csv((run.run_id, run.scenario, run.dataset, run.objective, name, run.seed), ())[:-1]
+    probes = {probe: _csv((probe,), ())[:-1] for probe in run.measured}
+    stale = {after: _field(run.stale_after(after)) for after in range(-1, run.tasks)}
+    for (probe, after, on), value in sorted(run.accuracy.items()):
+        yield f"{method},{probes[probe]},{after},{on},{_field(value)},{stale[after]}\n"
 
 
-def _fraction(value: float) -> str:
-    # + 0.0 turns a rounded -0 into 0
-    return "" if math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
+def _csv(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    return csv_text([header, *rows])
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        # + 0.0 turns a rounded -0 into 0
+        return "" if math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
+    return value
 
 
 def _cells(row: TableRow, number: Callable[[Entry], str], text: Callable[[str], str] = str) -> list[str]:
     """A row as strings; a method whose every finished run collapsed shows the mark instead of numbers."""
     nothing = MARK if row.marked and not row.averaged else "–"
-    count = f"{row.averaged}/{row.planned}" + MARK * bool(row.marked)
+    count = f"{row.averaged}/{row.planned}" + MARK * bool(row.marked) + STALE * row.stale
     numbers = [text(nothing) if math.isnan(entry.mean) else number(entry) for entry in row.entries]
     return [text(row.objective), text(row.strategy), *numbers, text(count)]
 

@@ -16,12 +16,13 @@ class TransferRow:
     """A method, or what no method touched: accuracy in [0, 1] over seeds after each task 0..T-1, nan where unknown.
 
     reference: None for a method; -2 for raw pixels and -1 for the random network, whose one value stands at the last
-    task.
+    task. stale: whether other code than the present made one of the runs.
     """
 
     objective: str
     strategy: str
     after: tuple[Interval, ...]
+    stale: bool
     reference: int | None = None
 
     def accuracies(self) -> list[tuple[int, Interval]]:
@@ -73,7 +74,8 @@ def _references(runs: Sequence[Run], target: str, probe: str) -> Iterator[Transf
                 nothing = interval(())
                 shown = f"{name} [{texts[setting]}]" if texts[setting] else name
                 rest = (nothing,) * (members[0].tasks - 1)
-                yield TransferRow("none", shown, (*rest, interval(values.values())), after)
+                stale = any(run.stale_after(after) for run in members)
+                yield TransferRow("none", shown, (*rest, interval(values.values())), stale, after)
 
 
 def _methods(names: Mapping[Run, str], runs: Sequence[Run], target: str, probe: str) -> Iterator[TransferRow]:
@@ -85,4 +87,5 @@ def _methods(names: Mapping[Run, str], runs: Sequence[Run], target: str, probe: 
             for after in range(members[0].tasks)
         ]
         if any(found):
-            yield TransferRow(objective, strategy, tuple(interval(values) for values in found))
+            stale = any(run.stale for run in members)
+            yield TransferRow(objective, strategy, tuple(interval(values) for values in found), stale)

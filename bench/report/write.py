@@ -1,14 +1,16 @@
 """Write the report of a results folder: records in, tables and figures out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import UserError, nearest
-from bench.files import write_atomic
+from bench.errors import printable
+from bench.lease import hold_briefly, until_kept
+from bench.links import refuse_links
 from bench.report import tables
 from bench.report.comparisons import flips
+from bench.report.formats import FIGURE_FORMATS, FORMATS, check_formats
 from bench.report.maintable import Section, main_table
 from bench.report.probetables import transfer_csv
 from bench.report.statistics import Summary, summarise
@@ -16,9 +18,6 @@ from bench.report.transfers import transfers
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-FIGURE_FORMATS = ("png", "pdf")
-FORMATS = ("md", "tex", "csv", *FIGURE_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,10 @@ def write_report(out: Path, formats: Sequence[str] = FORMATS) -> ReportResult:
     were probed), png and pdf for the figures.
     Raises UserError for an unknown format, no records, or records that contradict each other.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f"unknown report format '{name}'{nearest(name, FORMATS)}")
+    check_formats(formats)
     summary = summarise(out)
     sections = main_table(summary)
-    warnings = (*summary.warnings, *flips(summary))
+    warnings = tuple(map(printable, (*summary.warnings, *flips(summary))))
     texts = {
         "md": lambda: {"table.md": tables.markdown(summary, sections, warnings)},
         "tex": lambda: {"table.tex": tables.latex(summary, sections)},
@@ -62,11 +59,18 @@ def write_report(out: Path, formats: Sequence[str] = FORMATS) -> ReportResult:
         from bench.report.figures import draw_all
 
         contents |= draw_all(summary, asked)
+    refuse_links(out, "report")
     folder = out / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in contents.items():
-        write_atomic(folder / name, data)
+    put(folder, contents)
     return ReportResult(tuple(folder / name for name in contents), warnings, summary, tuple(sections))
+
+
+@until_kept
+def put(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes the files of a report, each whole or not at all, while no other process does."""
+    with hold_briefly(folder / ".writing") as lease:
+        for name, data in contents.items():
+            lease.write(folder / name, data)
 
 
 def _transfer(summary: Summary) -> dict[str, str]:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("paper")
 def line(tmp_path_factory):
     folder = tmp_path_factory.mktemp("paper")
     keys = [size.replace("=", ": ") for name in ("moco", "simclr", "cassle") for size in SIZES[name]]
-    keys += ["train.epochs: 1", "train.batch: 16", "encoder.width: 4", "optim.lr: 0.03"]
+    keys += ["train.epochs: 1", "train.batch: 16", "encoder.name: resnet4", "optim.lr: 0.03"]
     keys += ["numerics.device: cpu", "numerics.precision: fp32"]
     pictures = paint_folder(folder / "pictures")
     text = TEXT.replace("{train.epochs: 1}", "{" + ", ".join(keys) + "}").replace("tasks: 5", "tasks: 2")
@@ -88,7 +88,7 @@ def test_a_failed_run_makes_the_status_one(line, tmp_path, monkeypatch, capsys):
 def test_the_list_names_every_table_and_what_is_done(capsys, tmp_path):
     head = recording.config(tasks=2, probes=("linear",))
     recording.write(tmp_path, recording.rows_of(head))
-    write_asked(tmp_path, sheet(read_suite("sycon-moco", read_ledger()), "quick"), [head["run_id"], "missing"])
+    write_asked(tmp_path, sheet(read_suite("sycon-moco", read_ledger()), "quick"), [head["run_id"], "0" * 16])
     assert cli.main(["paper", "list", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     for word in ("cassle-main", "pnr-width", "CVPR 2022", "domainnet", "quick 1/2", "none asked for"):

@@ -323,3 +323,14 @@ def test_a_variant_never_gets_the_published_number_of_the_plain_method(place):
     assert [entry.published for entry in place.table().entries()] == [None] * 4
     place.text = place.text.replace(", {name: b}", "")
     assert place.entry()[0].published.value == 60
+
+
+def test_a_cell_of_other_code_is_marked_and_the_mark_explained(place):
+    place.record(recording.made_by(recording.rows_of(head()), "0" * 12, 2))
+    place.record(recording.rows_of(head("cassle")), ("cassle", "moco"))
+    made = place.table()
+    text = markdown(made)
+    assert [line.count("¶") for line in text.splitlines() if "| here |" in line] == [1, 0]
+    assert "¶ stale: averages runs that other code" in text
+    assert [row["stale"] for row in csv.DictReader(io.StringIO(csv_text(made)))] == ["yes", "no", "no", "no"]
+    assert r"\P{}" in latex(made)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.source import base_code, trained_codes
+
 PROBES = ("linear", "linear_aware", "knn", "knn_aware", "ncm", "ncm_aware")
 
 
@@ -84,14 +86,16 @@ def plausible(head: dict[str, Any], probe: str, level: float = 0.7) -> tuple[np.
 
 
 def rows_of(head: dict[str, Any], level: float = 0.7) -> list[dict[str, Any]]:
-    """All rows of a complete, healthy run with this config."""
+    """All rows of a complete, healthy run with this config, made by the present code."""
     rows: list[dict[str, Any]] = [head]
     for probe in head["probes"]:
         rows += accuracy_rows(probe, *plausible(head, probe, level))
         rows += [{"kind": "pixels", "on_task": i, "probe": probe, "value": 0.5, "n": 400} for i in range(head["tasks"])]
+    codes = trained_codes(head["objective"], head["strategy"], head["tasks"])
+    rows += [{"kind": "stage", "after_task": t, "stage": digest(t), "code": base_code()} for t in (-2, -1)]
     for t in range(head["tasks"]):
         rows.append({"kind": "watch", "after_task": t, "effective_rank": 30.5, "collapsed": False, "reason": ""})
-        rows.append({"kind": "stage", "after_task": t, "stage": digest(t), "shared": t == 0, "code": "0" * 8})
+        rows.append({"kind": "stage", "after_task": t, "stage": digest(t), "code": codes[t]})
     return rows
 
 
@@ -99,6 +103,12 @@ def marked(rows: list[dict[str, Any]], after_task: int = 1, reason: str = "rank 
     """The same run, collapsed after a task."""
     hit = {"collapsed": True, "reason": reason}
     return [row | hit if row["kind"] == "watch" and row["after_task"] == after_task else row for row in rows]
+
+
+def made_by(rows: list[dict[str, Any]], code: str, after: int) -> list[dict[str, Any]]:
+    """The same run, of which other code made the stage after a task."""
+    other = {"code": code}
+    return [row | other if row["kind"] == "stage" and row["after_task"] == after else row for row in rows]
 
 
 def write(out: Path, rows: list[dict[str, Any]]) -> Path:

@@ -74,7 +74,7 @@ def test_an_empty_results_folder_is_an_error_and_stays_empty(tmp_path: Path) -> 
 
 def test_table_csv_has_exactly_its_columns_and_six_decimals(out: Path) -> None:
     text = text_of(write_report(out, ["csv"]), "table.csv")
-    head = "scenario,dataset,tasks,objective,strategy,probe,metric,mean,std,ci_low,ci_high,n"
+    head = "scenario,dataset,tasks,objective,strategy,probe,metric,mean,std,ci_low,ci_high,n,stale"
     assert text.splitlines()[0] == head
     rows = rows_in(text)
     wanted = ("sycon", "linear", "average_accuracy")
@@ -92,7 +92,7 @@ def test_table_csv_has_exactly_its_columns_and_six_decimals(out: Path) -> None:
 
 def test_matrix_csv_has_exactly_its_columns_and_every_accuracy_row(out: Path) -> None:
     text = text_of(write_report(out, ["csv"]), "matrix.csv")
-    head = "run_id,scenario,dataset,objective,strategy,seed,probe,after_task,on_task,accuracy"
+    head = "run_id,scenario,dataset,objective,strategy,seed,probe,after_task,on_task,accuracy,stale"
     assert text.splitlines()[0] == head
     rows = rows_in(text)
     recorded = "".join(path.read_text() for path in (out / "records").iterdir()).count('"kind": "accuracy"')
@@ -165,7 +165,7 @@ def test_the_quick_tier_and_synthetic_domains_are_labelled(tmp_path: Path) -> No
 def test_special_characters_are_escaped_in_latex_and_markdown(out: Path) -> None:
     result = write_report(out, ["md", "tex"])
     assert r"folder:/data/50\%\_off \& \{more\}\#1\textbar{}x" in text_of(result, "table.tex")
-    assert r"50%_off & {more}#1\|x" in text_of(result, "table.md")
+    assert r"50%\_off & {more}#1\|x" in text_of(result, "table.md")
 
 
 def test_latex_compiles_where_there_is_a_latex(out: Path, tmp_path: Path) -> None:
