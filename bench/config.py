@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +23,10 @@ def later(default: Any) -> Any:
     return field(default=default, metadata={"neutral": True})
 
 
+@lru_cache(maxsize=256)
 def lean(section: Any) -> dict[str, Any]:
-    """A section as plain values, without the fields of `later` that have their default."""
+    """A section as plain values, without the fields of `later` that have their default; not to be changed, as it is
+    shared by all who ask."""
     left_out = {f.name for f in fields(section) if "neutral" in f.metadata and getattr(section, f.name) == f.default}
     return {name: value for name, value in asdict(section).items() if name not in left_out}
 
@@ -203,20 +207,32 @@ class Settings:
     probe: ProbeConfig = ProbeConfig()
 
 
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the text that keys are hashes of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-
-
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"{type(value).__name__} has no canonical form")
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the text that keys are hashes of."""
+    return _CANONICAL.encode(value)
+
+
 def digest(value: Any, length: int = 16) -> str:
     """Leading hex digits of the SHA-256 of the canonical form."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+    return _hashed(canonical(value))[:length]
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """`digest` of the list of the values that have these canonical forms."""
+    return _hashed(f"[{','.join(texts)}]")[:16]
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def preset_names() -> list[str]:
@@ -285,11 +301,21 @@ class RunConfig:
     recipe: str = ""
 
 
+_KINDS = {"seed": int} | dict.fromkeys(
+    ("settings", "seeds", "objective_hparams", "strategy_hparams", "overrides"), dict
+)
+
+
 def restored(content: dict[str, Any]) -> RunConfig:
     """The configuration of a run from the plain values of its record; settings that came later have their defaults.
 
-    Raises UserError for settings that this version does not know.
+    Raises UserError for settings that this version does not know, and for values that no run has; the names of methods
+    and their hyperparameters are not looked at.
     """
+    _check_fields(RunConfig, content, lambda name: _KINDS.get(name, str))
+    _check_fields(Seeds, content["seeds"], lambda name: int)
+    if not all(0 <= seed < 2**63 for seed in (content["seed"], *content["seeds"].values())):
+        raise UserError("a record has seeds that are negative or beyond 64 bits")
     settings: Layer = {}
 
     def flatten(values: dict[str, Any], prefix: str) -> None:
@@ -309,3 +335,11 @@ def restored(content: dict[str, Any]) -> RunConfig:
     }
     seeds = Seeds(**content["seeds"])
     return RunConfig(**{**content, **hparams, "seeds": seeds, "settings": fill(Settings, settings)})
+
+
+def _check_fields(cls: Any, content: dict[str, Any], kind: Callable[[str], type]) -> None:
+    """Raises UserError for a field that the class has not, lacks without a default, or that is of another type."""
+    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    for name in sorted(needed | content.keys()):
+        if name not in {f.name for f in fields(cls)} or type(content.get(name)) is not kind(name):
+            raise UserError(f"a record has no configuration of a run: {name} is {content.get(name)!r:.100}")

@@ -29,16 +29,16 @@ def write_atomic(path: Path, data: bytes | bytearray, place: Path | None = None)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise no_space(path, len(data), error) from None
         raise
-    _sync_folder(path.parent)
 
 
 def no_space(path: Path, needed: int, error: OSError) -> NoSpace:
-    """What to raise for a file of `needed` bytes that `error` says does not fit."""
+    """What to raise for a file of `needed` bytes, 0 for an unknown number, that `error` says does not fit."""
     if error.errno == errno.EFBIG:
         why = "files may not be so large here (see `ulimit -f`)"
     else:

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from bench.config import DataConfig, NumericsConfig, RunConfig, Seeds, Settings, read_preset, with_fidelity
+from bench.config import DataConfig, NumericsConfig, RunConfig, Seeds, Settings, read_preset, restored, with_fidelity
 from bench.data.scenarios import SCENARIOS
 from bench.errors import UserError, nearest
 from bench.layers import Given, Layer, check_range, coerce, fill, given_of, leaves
@@ -16,8 +16,11 @@ from bench.models.encoder import check_encoder
 from bench.recipes import recipe_layer
 from methods import registry
 
+Nodes = Literal["", "cpu", "cuda"]
+"""What other machines have that runs are for; empty where they are for this one."""
 VARY = ("all", *(f.name for f in fields(Seeds)))
 MOST_SEEDS = 10_000
+MOST_RUNS = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Request:
     recipe: str = ""
     fidelity: str | None = None
     layer: Layer | None = None
+    nodes: Nodes = ""
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -46,10 +50,19 @@ def parse_seeds(text: str) -> list[int]:
         first, last = int(span[1]), int(span[2] or span[1])
         if last < first:
             raise UserError(f"--seeds '{text}' does not parse: {first}-{last} runs backwards")
-        if last - first >= MOST_SEEDS:
+        seeds.update(range(first, min(last, first + MOST_SEEDS) + 1))
+        if len(seeds) > MOST_SEEDS:
             raise UserError(f"--seeds '{text}' are more than {MOST_SEEDS:,} seeds")
-        seeds.update(range(first, last + 1))
     return sorted(seeds)
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Seeds as `parse_seeds` takes them, three and more in a row as a span."""
+    parts: list[tuple[int, int]] = []
+    for seed in sorted(set(seeds)):
+        first, last = parts[-1] if parts else (seed, seed - 2)
+        parts[-1:] = [(first, seed)] if seed == last + 1 else [*parts[-1:], (seed, seed)]
+    return ",".join(f"{a}-{b}" if b - a > 1 else ",".join(map(str, range(a, b + 1))) for a, b in parts)
 
 
 def method_pairs(methods: Iterable[str], objectives: Iterable[str]) -> list[tuple[str, str]]:
@@ -80,12 +93,11 @@ def build_runs(request: Request) -> list[RunConfig]:
     Raises UserError or methods.registry.UnknownName for unknown names, keys and values, and for a hyperparameter that
     no run of the grid reads.
     """
-    for scenario in request.scenarios:
-        if scenario not in SCENARIOS:
-            raise UserError(f"unknown scenario '{scenario}'{nearest(scenario, SCENARIOS)}")
-    if request.vary not in VARY:
-        raise UserError(f"--vary cannot be '{request.vary}'{nearest(request.vary, VARY)}")
-    pairs = method_pairs(request.methods, request.objectives)
+    _check_names(request)
+    pairs, scenarios = method_pairs(request.methods, request.objectives), list(dict.fromkeys(request.scenarios))
+    count = len(scenarios) * len(pairs) * len(request.seeds)
+    if count > MOST_RUNS:
+        raise UserError(f"a grid of {count:,} runs is more than the {MOST_RUNS:,} that one may have: plan it in parts")
     preset, layer = read_preset(request.preset), request.layer or {}
     known = {key for key, _ in leaves(Settings)} | _method_keys()
     for key, given in {**preset, **layer}.items():
@@ -95,16 +107,33 @@ def build_runs(request: Request) -> list[RunConfig]:
         _check_read(key, given, pairs)
     data = fill(Settings, _settings_keys({**preset, **layer})).data
     cases: dict[tuple[str, str], _Case] = {}
-    for scenario, objective in product(request.scenarios, dict.fromkeys(objective for _, objective in pairs)):
+    for scenario, objective in product(scenarios, dict.fromkeys(objective for _, objective in pairs)):
         recipe = _recipe(request.recipe, data, scenario, objective)
         base = with_fidelity({**preset, **recipe}, request.fidelity)
         for key, given in base.items():
             _check_key(key, given, known)
-        cases[scenario, objective] = _resolve(base, layer)
+        cases[scenario, objective] = _resolve(objective, base, layer, request.nodes)
+    seeds = {seed: _seeds(seed, request.vary) for seed in request.seeds}
+    # Runs that differ in their seeds alone are copies: they share all other values.
     return [
-        _run(scenario, pair, seed, request, cases[scenario, pair[1]])
-        for scenario, pair, seed in product(request.scenarios, pairs, request.seeds)
+        replace(first, seed=seed, seeds=seeds[seed])
+        for scenario, pair in product(scenarios, pairs)
+        for first in (_run(scenario, pair, request, cases[scenario, pair[1]]),)
+        for seed in request.seeds
     ]
+
+
+def _seeds(seed: int, vary: str) -> Seeds:
+    names = {f.name for f in fields(Seeds)}
+    return Seeds(**{name: seed if vary in ("all", name) else 0 for name in names})
+
+
+def _check_names(request: Request) -> None:
+    for scenario in request.scenarios:
+        if scenario not in SCENARIOS:
+            raise UserError(f"unknown scenario '{scenario}'{nearest(scenario, SCENARIOS)}")
+    if request.vary not in VARY:
+        raise UserError(f"--vary cannot be '{request.vary}'{nearest(request.vary, VARY)}")
 
 
 class _Case(NamedTuple):
@@ -114,23 +143,24 @@ class _Case(NamedTuple):
     given: Layer
     plain: Settings
     settings: Settings
+    objective_hparams: dict[str, Any]
 
 
 def _recipe(name: str, data: DataConfig, scenario: str, objective: str) -> Layer:
     return recipe_layer(name, data.dataset, scenario, objective, data.image_size) if name else {}
 
 
-def _resolve(base: Layer, layer: Layer) -> _Case:
+def _resolve(objective: str, base: Layer, layer: Layer, nodes: Nodes) -> _Case:
     plain = fill(Settings, _settings_keys(base))
     settings = fill(Settings, {**given_of(plain), **_settings_keys(layer)})
-    settings = replace(settings, numerics=resolve_numerics(settings.numerics))
+    settings = replace(settings, numerics=resolve_numerics(settings.numerics, nodes))
     if settings.encoder.name.startswith("timm:") and "encoder.stem" not in layer:
         # The stem of a preset or recipe is for our networks; timm's keep their own unless one is asked for.
         settings = replace(settings, encoder=replace(settings.encoder, stem=None))
     check_encoder(settings.encoder)
     if settings.optim.min_lr > settings.optim.lr:
         raise UserError(f"optim.min_lr {settings.optim.min_lr} is above optim.lr {settings.optim.lr}")
-    return _Case(base, layer, plain, settings)
+    return _Case(base, layer, plain, settings, _hparams("objective", objective, {**base, **layer}))
 
 
 def _by_name(layer: Layer) -> Layer:
@@ -198,10 +228,9 @@ def _hparams(kind: str, name: str, layer: Layer) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in fields(instance)}
 
 
-def _run(scenario: str, pair: tuple[str, str], seed: int, request: Request, case: _Case) -> RunConfig:
+def _run(scenario: str, pair: tuple[str, str], request: Request, case: _Case) -> RunConfig:
+    """The run of seed 0."""
     strategy, objective = pair
-    names = {f.name for f in fields(Seeds)}
-    varied = names if request.vary == "all" else {request.vary}
     layer = {**case.base, **case.given}
     before = {key: given.value for key, given in given_of(case.plain).items()} | _method_values(pair, case.base)
     after = {key: given.value for key, given in given_of(case.settings).items()} | _method_values(pair, layer)
@@ -216,11 +245,11 @@ def _run(scenario: str, pair: tuple[str, str], seed: int, request: Request, case
         scenario=scenario,
         objective=objective,
         strategy=strategy,
-        objective_hparams=_hparams("objective", objective, layer),
+        objective_hparams=case.objective_hparams,
         strategy_hparams=_hparams("strategy", strategy, layer),
-        seed=seed,
+        seed=0,
         vary=request.vary,
-        seeds=Seeds(**{name: seed if name in varied else 0 for name in names}),
+        seeds=_seeds(0, request.vary),
         preset=request.preset,
         settings=case.settings,
         overrides=overrides | ({"fidelity": request.fidelity} if request.fidelity else {}),
@@ -228,18 +257,43 @@ def _run(scenario: str, pair: tuple[str, str], seed: int, request: Request, case
     )
 
 
-def resolve_numerics(config: NumericsConfig) -> NumericsConfig:
+def again(content: dict[str, Any]) -> RunConfig:
+    """The run of a record's configuration, checked like one that is asked for, but for its device, which may be another
+    machine's; raises what `build_runs` raises."""
+    run = restored(content)
+    _check_names(Request([run.strategy], [run.objective], [run.scenario], vary=run.vary))
+    check_encoder(run.settings.encoder)
+    return replace(
+        run,
+        objective_hparams=_given_hparams("objective", run.objective, run.objective_hparams),
+        strategy_hparams=_given_hparams("strategy", run.strategy, run.strategy_hparams),
+    )
+
+
+def _given_hparams(kind: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    layer = {f"{name}.{key}": Given(value, "record") for key, value in values.items()}
+    for key, given in layer.items():
+        _check_key(key, given, _method_keys())
+    return _hparams(kind, name, layer)
+
+
+def resolve_numerics(config: NumericsConfig, nodes: Nodes = "") -> NumericsConfig:
     """`auto` as what this machine has: CUDA if there, bf16 where the hardware computes in it.
 
-    Raises UserError for a device that is not there.
+    Raises UserError for a device that is not there, and for a precision that only one of the nodes could tell.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
+    here = torch.cuda.is_available()
+    if config.device == "cuda" and not here and not nodes:
         raise UserError("--device cuda: this machine has no CUDA device (leave it at auto)")
     device = config.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = nodes or ("cuda" if here else "cpu")
     precision = config.precision
     if precision == "auto":
+        if device == "cuda" and not here:
+            raise UserError(
+                "--precision auto: this machine has no CUDA device to tell for those of the jobs: bf16 or fp32"
+            )
         precision = "bf16" if _has_bf16(device) else "fp32"
     return replace(config, device=device, precision=precision)
 

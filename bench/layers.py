@@ -20,6 +20,8 @@ class Given:
     where: str
 
 
+MOST_BYTES = 1 << 18
+"""Of a YAML file: ten times the largest that ships, and some seconds of reading."""
 Layer = dict[str, Given]
 """Dotted key -> value, e.g. {'optim.lr': Given(0.3, '--set')}."""
 
@@ -78,7 +80,12 @@ _AT_LEAST_ONE = (
 )
 _POSITIVE = ("lr", "temperature", "alpha", "distill_temperature", "eta", "epsilon")
 _UNIT = ("_prob", "tau_start", "tau_end", "momentum", "queue_start", "freeze")
-_AT_MOST = {"image_size": 4096, "width": 1024, "stem_padding": 16, "threads": 256}
+MOST_TASKS = 1000
+"""Of a run: its accuracies grow with the square."""
+_AT_MOST = {
+    **{"tasks": MOST_TASKS, "image_size": 4096, "width": 1024, "stem_padding": 16, "threads": 256},
+    **{"output": 100_000, "hidden": 100_000, "queue": 10_000_000, "prototypes": 10_000_000, "memory": 10_000_000},
+}
 _HUGE = 1_000_000_000
 
 
@@ -86,7 +93,7 @@ def check_range(value: Any, what: str) -> None:
     """Raises UserError for a value outside the range that its name implies; `what` ends in the field's name."""
     name = what.rpartition(".")[2]
     if isinstance(value, tuple) and value and all(isinstance(v, float) for v in value):
-        if not 0 < value[0] <= value[1] < float("inf"):
+        if not 0 < value[0] <= value[1] <= _HUGE:
             raise UserError(f"{what} takes two positive numbers in rising order, not {list(value)}")
     elif not isinstance(value, int | float) or isinstance(value, bool):
         return
@@ -94,8 +101,8 @@ def check_range(value: Any, what: str) -> None:
         raise UserError(f"{what} must be a finite number >= 0, not {value}")
     elif (name in _AT_LEAST_ONE or "hidden" in name) and value < 1:
         raise UserError(f"{what} must be at least 1, not {value}")
-    elif value > _AT_MOST.get(name, _HUGE):
-        raise UserError(f"{what} must be at most {_AT_MOST.get(name, _HUGE)}, not {value}")
+    elif value > (most := _AT_MOST.get("hidden" if "hidden" in name else name, _HUGE)):
+        raise UserError(f"{what} must be at most {most}, not {value}")
     elif name in _POSITIVE and value == 0:
         raise UserError(f"{what} must be above 0, not {value}")
     elif (name.endswith(_UNIT[0]) or name in _UNIT[1:]) and value > 1:
@@ -134,18 +141,25 @@ def given_of(instance: Any, prefix: str = "") -> Layer:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML: no aliases, with which a small file can stand for a huge or endless one, and 64-bit integers."""
+    """Plain YAML: no aliases, with which a small file can stand for a huge or endless one, no tags but those of YAML
+    itself, and 64-bit integers."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuses aliases."""
+        """Refuses aliases, and tags on anything: those of keys and mappings would else be passed over."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not taken", mark)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if node is not None and node.tag not in self.yaml_constructors:
+            text = f"could not determine a constructor for the tag '{node.tag}'"
+            raise yaml.composer.ComposerError(None, None, text, node.start_mark)
+        return node
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Refuses what no 64-bit integer holds."""
-        value = super().construct_yaml_int(node)
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        """Refuses what no 64-bit integer holds; 8:00:00 is text, and not a number to the base of 60."""
+        if ":" in node.value:
+            return node.value
+        value = super().construct_yaml_int(node) if len(node.value) <= 100 else 2**63
         if abs(value) >= 2**63:
             raise yaml.constructor.ConstructorError(None, None, "a number is beyond 64 bits", node.start_mark)
         return value
@@ -196,7 +210,11 @@ def read_tree(path: Path) -> Given:
 def _read(path: Path) -> Iterator[tuple[yaml.Node | None, "_Loader"]]:
     """The root node of a YAML file and what constructs values; whatever fails meanwhile is a UserError."""
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # not all of it: it may be a device without an end
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UserError(f"{path}: a YAML file of more than {MOST_BYTES // 1024} KiB holds no settings")
+        loader = _Loader(data.decode())
         yield loader.get_single_node(), loader
     except UserError:
         raise

@@ -1,31 +1,39 @@
 """Leases: a folder belongs to one process at a time, on any machine that shares it, without file locks.
 
-An owner has a folder `owner-N` in what it holds, made by a rename that only one can win. It writes temporary files
-there and renames them from there to their places: who takes over renames that folder away, so that an owner that has
-lost its lease, and may not know, cannot write any more. The heartbeat file `beat` says that the owner lives, and how
-far it is.
+An owner has a folder `owner/TOKEN` in what it holds. `owner` is put in place by a rename that only one can win, as it
+fails where there is one that is not empty; the token is never used again. The owner writes temporary files there and
+renames them from there to their places: who takes over renames that folder away, so that an owner that has lost its
+lease, and may not know, cannot write any more. The heartbeat file `beat` says that the owner lives, and how far it is.
 """
 
+import errno
 import json
 import os
-import platform
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import wraps
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
+from bench.errors import UserError
 from bench.files import FULL, no_space, write_atomic
+from bench.processes import identity, is_here, lives
 
+OWNER = "owner"
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 120.0
 """Without a heartbeat, after which an owner counts as dead that cannot be asked: more than a network file system keeps
 the times of files in memory."""
-WAIT_SECONDS = 0.02
+WAIT_SECONDS = (0.02, 0.5)
+"""Between looks at what another one holds: at first, and at most."""
+P = ParamSpec("P")
+R = TypeVar("R")
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+"""A folder that was renamed away or removed; the second on network file systems."""
 
 
 class Busy(Exception):
@@ -37,19 +45,33 @@ class LostLease(Exception):
 
 
 class Lease:
-    """What this process holds. folder: of the owner, on the same file system as what it writes."""
+    """What this process holds: `place`. folder: of the owner in it, on the same file system."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Path, token: str) -> None:
+        self.place, self.folder = place, place / OWNER / token
         self.progress: dict[str, Any] = {}
         self._ended = Event()
 
+    def check(self) -> None:
+        """Raises LostLease where another process has taken over."""
+        if not self.folder.exists():
+            raise LostLease(f"{self.place.name} was taken over by another process")
+
     def write(self, path: Path, data: bytes | bytearray) -> None:
         """Writes a file, whole or not at all; raises LostLease, and what `write_atomic` raises."""
-        try:
+        with self._noticing_loss():
             write_atomic(path, data, self.folder)
-        except FileNotFoundError:
-            raise LostLease(f"{self.folder.parent.name} was taken over by another process") from None
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[BinaryIO]:
+        """A file to write part by part, which takes its place at the end of the block; raises LostLease."""
+        temporary = self.folder / path.name
+        with self._noticing_loss():
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
 
     def remove(self, path: Path) -> None:
         """Removes a file, if it is there; raises LostLease."""
@@ -61,22 +83,35 @@ class Lease:
         try:
             path.replace(passing)
         except FileNotFoundError:
-            if self.folder.exists():
-                return False
-            raise LostLease(f"{self.folder.parent.name} was taken over by another process") from None
-        passing.replace(target)
+            self.check()
+            return False
+        try:
+            with self._noticing_loss():
+                passing.replace(target)
+        except OSError:  # no room there
+            with suppress(OSError):
+                passing.replace(path)
+            raise
         return True
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _GONE:
+                self.check()
+            raise
 
     def tell(self, progress: dict[str, Any]) -> None:
         """How far the work is: goes out with the next heartbeat."""
         self.progress = progress
 
     def beat(self) -> None:
-        """A sign of life; raises FileNotFoundError where the lease is lost."""
-        with (self.folder / "beat").open("w", encoding="utf-8") as file:
-            with suppress(OSError):  # a full disk; the time of the file has changed all the same
-                file.write(json.dumps(self.progress))
-            os.utime(file.fileno())
+        """A sign of life; raises OSError where the lease is lost, or the file system is away for a while."""
+        os.utime(self.folder / "beat")
+        with suppress(OSError), (self.folder / "beat").open("w", encoding="utf-8") as file:
+            file.write(json.dumps(self.progress))  # on a full disk the time of the file has changed all the same
 
     def keep(self) -> None:
         """Beats from now on, on a thread."""
@@ -84,23 +119,22 @@ class Lease:
 
     def _beat_on(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            try:
+            with suppress(OSError):
                 self.beat()
-            except FileNotFoundError:
-                return
-            except OSError:
-                continue  # a file system that is away for a while
 
     def release(self) -> None:
         """Gives it back; nothing where it is lost."""
         self._ended.set()
         _clear(self.folder)
+        if self.folder.exists():  # no room to rename it
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[Lease]:
-    """Holds a folder, which is made if need be, while the block runs; raises Busy where another process has it."""
-    lease = take(folder)
+def hold(folder: Path, wait: bool = False) -> Iterator[Lease]:
+    """Holds a folder, which is made if need be, while the block runs; where another process has it, raises Busy or
+    waits."""
+    lease = _take_in_turn(folder) if wait else take(folder)
     try:
         lease.keep()
         yield lease
@@ -114,12 +148,7 @@ def hold_briefly(folder: Path) -> Iterator[Lease]:
 
     For work that takes less than `EXPIRY_SECONDS`: there is no heartbeat.
     """
-    while True:
-        try:
-            lease = take(folder)
-            break
-        except Busy:
-            time.sleep(WAIT_SECONDS)
+    lease = _take_in_turn(folder)
     try:
         yield lease
     finally:
@@ -128,101 +157,148 @@ def hold_briefly(folder: Path) -> Iterator[Lease]:
             folder.rmdir()
 
 
-def take(folder: Path) -> Lease:
-    """Takes a folder that nobody alive holds; raises Busy."""
+def until_kept(work: Callable[P, R]) -> Callable[P, R]:
+    """Work that is begun again where it has lost what it holds: after so long a pause that another process took it for
+    dead. It must begin with what it finds, and leave nothing half done."""
+
+    @wraps(work)
+    def again(*args: P.args, **options: P.kwargs) -> R:
+        while True:
+            with suppress(LostLease):
+                return work(*args, **options)
+
+    return again
+
+
+def _take_in_turn(folder: Path) -> Lease:
+    pause, longest = WAIT_SECONDS
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        claim = folder / f".claim-{secrets.token_hex(4)}"
         try:
+            return take(folder)
+        except Busy:
+            time.sleep(pause)
+            pause = min(longest, 1.2 * pause)
+
+
+def take(folder: Path) -> Lease:
+    """Takes a folder that nobody alive holds; raises Busy, and NoSpace."""
+    if any(map(_plainly_lives, owners_of(folder))):
+        raise Busy(folder.name)  # seen without writing anything, as many may ask often
+    claim, token = folder / f".claim-{secrets.token_hex(4)}", secrets.token_hex(8)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             claim.mkdir()
-            (claim / "who.json").write_text(json.dumps(_myself()), encoding="utf-8")
-            (claim / "beat").write_text("{}", encoding="utf-8")
-            return _claim(folder, claim)
+            (claim / token).mkdir()
+            (claim / token / "who.json").write_text(json.dumps(_myself()), encoding="utf-8")
+            (claim / token / "beat").write_text("{}", encoding="utf-8")
+            _claim(folder, claim, token)
+            return Lease(folder, token)
         except FileNotFoundError:
             continue  # whoever held it briefly has removed the folder
         except OSError as error:
             if error.errno in FULL:
-                raise no_space(claim / "who.json", 1024, error) from None
+                raise no_space(claim / token / "who.json", 1024, error) from None
             raise
         finally:
             shutil.rmtree(claim, ignore_errors=True)
 
 
-def _claim(folder: Path, claim: Path) -> Lease:
-    now = (claim / "beat").stat().st_mtime  # by the clock of the file system, which may be another machine's
+def _claim(folder: Path, claim: Path, token: str) -> None:
+    now = (claim / token / "beat").stat().st_mtime  # by the clock of the file system, which may be another machine's
     owners = owners_of(folder)
     if not all(_is_dead(owner, now) for owner in owners):
         raise Busy(folder.name)
-    mine = folder / f"owner-{max(map(_number, owners), default=0) + 1}"
+    for owner in owners:
+        _clear(owner)  # from here on it can no longer write, even if it lives
+    with suppress(OSError):
+        (folder / OWNER).rmdir()  # where it is empty: not all file systems would put the claim in its place
     try:
-        claim.rename(mine)  # fails where there is one, as that is not empty
-    except FileNotFoundError:
-        raise
-    except OSError:
-        raise Busy(folder.name) from None
-    # From here on the dead ones can no longer write, even if they live. One that is gone has given back what it held,
-    # and another may have taken it since: then, or where others stand beside, this claim is void.
-    stolen = [_clear(owner) for owner in owners]
-    if not all(stolen) or owners_of(folder) != [mine]:
-        _clear(mine)
-        raise Busy(folder.name)
+        claim.rename(folder / OWNER)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise Busy(folder.name) from None
+        if not (folder / OWNER / token).exists():  # a network file system may do what it reports as failed
+            raise
     _sweep(folder, now)
-    return Lease(mine)
 
 
 def owners_of(folder: Path) -> list[Path]:
-    """Folders of owners, dead or alive; more than one only for moments."""
-    return sorted(folder.glob("owner-*"), key=_number)
+    """Folders of owners, dead or alive: one at most. Raises UserError where a link would lead elsewhere."""
+    if (folder / OWNER).is_symlink():
+        raise UserError(f"{folder / OWNER} is a symbolic link: remove it")
+    try:
+        return list((folder / OWNER).iterdir())
+    except OSError as error:
+        if error.errno in _GONE:
+            return []
+        raise
 
 
 def holder_of(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Who holds a folder, and its progress, as far as they can be read; None where nobody does."""
-    for owner in reversed(owners_of(folder)):
+    for owner in owners_of(folder):
         return _read(owner / "who.json"), _read(owner / "beat")
     return None
 
 
 def is_held(folder: Path) -> bool:
-    """Whether somebody alive holds a folder, as it seems from here; asks nothing and changes nothing but a time."""
-    owners = owners_of(folder)
-    if not owners:
-        return False
+    """Whether somebody alive holds a folder, as it seems from here; changes nothing."""
     now = time.time()
-    return not all(_is_dead(owner, now) for owner in owners)
+    return not all(_is_dead(owner, now) for owner in owners_of(folder))
 
 
-def _number(owner: Path) -> int:
-    digits = owner.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes have left in a folder, as it seems from here; `take` removes it."""
+    now = time.time()
+    dead = [owner for owner in owners_of(folder) if _is_dead(owner, now)]
+    claims = [claim for claim in sorted(folder.glob(".claim-*")) if _is_left(claim, now)]
+    return [*dead, *claims, *sorted(folder.glob(".gone-*"))]
+
+
+def _has_died(owner: Path) -> bool:
+    """Whether an owner was a process of this machine that is no more."""
+    who = _read(owner / "who.json")
+    return is_here(who) and not lives(who)
 
 
 def _is_dead(owner: Path, now: float) -> bool:
-    who = _read(owner / "who.json")
-    if who.get("machine") == _machine() and not _lives(who):
-        return True
+    beat = _beat_of(owner)
+    return beat is None or now - beat > EXPIRY_SECONDS or _has_died(owner)  # None: it has just been given back
+
+
+def _plainly_lives(owner: Path) -> bool:
+    """Whether an owner lives without any doubt, however the clock of the file system may go."""
+    beat = _beat_of(owner)
+    return beat is not None and abs(time.time() - beat) < EXPIRY_SECONDS / 2 and not _has_died(owner)
+
+
+def _beat_of(owner: Path) -> float | None:
+    """When an owner gave its last sign of life; None where it is gone."""
     try:
-        return now - (owner / "beat").stat().st_mtime > EXPIRY_SECONDS
-    except FileNotFoundError:
-        return True  # it has just been given back, which the claim finds out
+        return (owner / "beat").stat().st_mtime
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _clear(owner: Path) -> bool:
-    """Removes the folder of an owner at one stroke; False where there is none."""
-    gone = owner.with_name(f".gone-{secrets.token_hex(4)}")
-    try:
+def _clear(owner: Path) -> None:
+    """Removes the folder of an owner at one stroke, if it is there, and nobody else's."""
+    gone = owner.parent.with_name(f".gone-{secrets.token_hex(4)}")
+    with suppress(OSError):
         owner.rename(gone)
-    except FileNotFoundError:
-        return False
     shutil.rmtree(gone, ignore_errors=True)
-    return True
+    with suppress(OSError):
+        owner.parent.rmdir()  # not where another one has come
 
 
 def _sweep(folder: Path, now: float) -> None:
@@ -230,43 +306,19 @@ def _sweep(folder: Path, now: float) -> None:
     for left in folder.glob(".gone-*"):
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob(".claim-*"):
-        if _is_dead(left, now):
+        if _is_left(left, now):
             shutil.rmtree(left, ignore_errors=True)
 
 
-@cache
-def _machine() -> str:
-    """What process numbers belong to: one boot of one machine, and in it one space of them."""
+def _is_left(claim: Path, now: float) -> bool:
+    """Whether whoever made a claim has died over it."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
-
-
-def _started(pid: int) -> str:
-    """When a process started, in a form that only tells it from others of its number; empty where unknown or dead."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
-
-
-def _lives(who: dict[str, Any]) -> bool:
-    pid = who.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
+        owners = list(claim.iterdir())
+        return now - claim.stat().st_mtime > EXPIRY_SECONDS or (bool(owners) and all(map(_has_died, owners)))
+    except OSError:  # it has just gone
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _started(pid) == who.get("started")
 
 
 def _myself() -> dict[str, Any]:
-    pid = os.getpid()
     job = {name: os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT") if name in os.environ}
-    return {"machine": _machine(), "host": platform.node(), "pid": pid, "started": _started(pid), **job}
+    return {**identity(os.getpid()), **job}

@@ -14,6 +14,10 @@ COMMANDS = {
     "speed": "measure how fast methods train here, and where the time of a step goes",
     "report": "render tables and figures from the records in --out",
     "eval": "run probes on finished stages, without training, and report",
+    "doctor": "examine a results folder: what is whole, stale, orphaned, damaged; repair it on request",
+    "gc": "free what no record needs, after saying how much",
+    "export": "write the records of --out into a bundle for another machine",
+    "merge": "take the records of bundles, or of other results folders, into --out",
     "list": "methods, datasets, scenarios, presets, recipes, probes",
     "new": "write a template of a new strategy or objective",
     "check": "run the contract tests of a method",
@@ -25,6 +29,7 @@ VERBS = {
         "check": "say what is wrong with a dataset, and which of its known variants it is",
     }
 }
+MOST_JOBS = 1024  # processes of one machine
 EXAMPLES = """examples:
   python run_bench.py --methods finetune,cassle,sycon --scenario class_il
   python run_bench.py --methods sycon,cassle --objective byol,vicreg --scenario domain_il --seeds 0-2
@@ -43,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "unrecognized arguments:" in message:
-            word = message.partition("unrecognized arguments:")[2].split()[0]
+            word = next(iter(message.partition("unrecognized arguments:")[2].split()), "")
             options = [o for action in self._actions for o in action.option_strings]
             flag = word.partition("=")[0]
             message = f"unknown argument '{flag}'{nearest(flag, options) if flag.startswith('-') else ''}"
@@ -67,9 +72,12 @@ def _jobs(text: str) -> int | str:
     if text == "auto":
         return text
     try:
-        return _positive(text)
+        jobs = _positive(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"takes a whole number above 0 or 'auto', not '{text}'") from None
+    if jobs > MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"takes at most {MOST_JOBS}, not {jobs}")
+    return jobs
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -77,6 +85,12 @@ def _shard(text: str) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise argparse.ArgumentTypeError(f"takes I/N with I from 1 to N, e.g. 1/4, not '{text}'")
     return int(found[1]) - 1, int(found[2])
+
+
+def _retrain(text: str) -> str:
+    if text != "stale":
+        raise argparse.ArgumentTypeError(f"takes 'stale', not '{text}'")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -176,7 +190,10 @@ def _add_out(parser: argparse.ArgumentParser) -> Any:
 
 def _add_format(parser: Any) -> None:
     parser.add_argument(
-        "--format", type=_words, metavar="NAMES", help="of the report: md, tex, csv, png, pdf (default: all)"
+        "--format",
+        type=_words,
+        metavar="NAMES",
+        help="of the report: md, tex, csv, png, pdf (default: all); none for no report",
     )
 
 
@@ -195,7 +212,26 @@ def build_parser() -> argparse.ArgumentParser:
     where = _add_out(parser)
     _add_jobs(where)
     _add_format(where)
+    _add_launcher(parser)
     return parser
+
+
+def _add_launcher(parser: argparse.ArgumentParser) -> None:
+    jobs = parser.add_argument_group("on a cluster (docs/clusters.md)")
+    jobs.add_argument(
+        "--launcher",
+        metavar="NAME",
+        help="slurm: as jobs of a cluster, which this process follows; local: the same on this machine; none: here, "
+        "whatever --config says",
+    )
+    jobs.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE,...",
+        help="of the jobs: partition, account, qos, constraint, reservation, exclude, gres, gpus, cpus, mem, time "
+        "(default: 8:00:00), array (at most so many workers); or the block `launcher:` of --config",
+    )
+    jobs.add_argument("--attach", action="store_true", help="join the jobs of this line again, and start none")
+    jobs.add_argument("--dry-run", action="store_true", help="print the batch script, and submit nothing")
 
 
 def _add_jobs(where: Any) -> None:
@@ -210,9 +246,19 @@ def _add_jobs(where: Any) -> None:
     where.add_argument(
         "--shard",
         type=_shard,
-        default=(0, 1),
         metavar="I/N",
         help="of N processes on this --out, begin with the I-th part (1 to N), then help the others",
+    )
+    where.add_argument(
+        "--retrain",
+        type=_retrain,
+        metavar="stale",
+        help="stale: make stages again that other code than the present has made, and all that begin from them",
+    )
+    where.add_argument(
+        "--allow-new-environment",
+        action="store_true",
+        help="go on inside a task that was begun with another torch, processor or GPU; it is recorded",
     )
     where.add_argument(
         "--save-every",
@@ -238,6 +284,27 @@ def _add_paper(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="LIST", help="0-2 or 0,3,5 (default: as the tier says)")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and the table as it stands, run nothing")
     _add_jobs(_add_out(parser))
+
+
+def _add_upkeep(parser: argparse.ArgumentParser, command: str) -> None:
+    if command == "export":
+        parser.add_argument("file", type=Path, metavar="FILE.zip", help="where to write the bundle")
+        parser.add_argument("--methods", type=_words, metavar="NAMES", help="of the runs: sycon or sycon-byol")
+        parser.add_argument("--scenario", type=_words, metavar="NAMES", help="of the runs")
+    elif command == "merge":
+        parser.add_argument(
+            "sources", type=Path, nargs="+", metavar="FILE.zip|DIR", help="bundles, or other results folders"
+        )
+    where = _add_out(parser)
+    if command == "doctor":
+        where.add_argument(
+            "--repair", action="store_true", help="set damaged files aside; the next run makes them again"
+        )
+        where.add_argument(
+            "--adopt", action="store_true", help="seal files of older versions, which carry no seal, as they are"
+        )
+    elif command == "gc":
+        where.add_argument("--yes", action="store_true", help="free it; else only say how much it is")
 
 
 def _add_verb(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -289,6 +356,8 @@ def subparser(command: str) -> argparse.ArgumentParser:
             action="store_true",
             help="leave out the reference feed (per-sample PIL transforms in workers, float32, plain loss)",
         )
+    elif command in ("doctor", "gc", "export", "merge"):
+        _add_upkeep(parser, command)
     elif command == "report":
         _add_format(_add_out(parser))
     elif command == "eval":

@@ -91,6 +91,7 @@ def refused(capsys, out, pictures):
         ((*BASE, "--jobs", "1.5"), "--jobs: takes a whole number above 0 or 'auto', not '1.5'"),
         ((*BASE, "--jobs", "Auto"), "--jobs: takes a whole number above 0 or 'auto', not 'Auto'"),
         ((*BASE, "--save-every", "-1"), "--save-every: "),
+        ((*BASE, "--retrain", "all"), "--retrain: takes 'stale', not 'all'"),
         ((*BASE, "--save-every", "nan"), "--save-every: takes seconds, not 'nan'"),
         ((*BASE, "--sedes", "3"), "unknown argument '--sedes' (did you mean '--seeds'?)"),
         ((*BASE, "--sedes=3"), "unknown argument '--sedes' (did you mean '--seeds'?)"),
@@ -180,7 +181,8 @@ def test_an_image_that_cannot_be_read_is_named(refused, tmp_path, kind, why):
     assert "--skip-corrupt" in line
 
 
-def test_skipped_images_are_counted_and_the_rest_is_used(tmp_path, out, capsys):
+def test_skipped_images_are_counted_and_the_rest_is_used(tmp_path, out, capsys, monkeypatch):
+    monkeypatch.setattr("bench.speed.step.SECONDS", 0.02)
     folder = fill(tmp_path / "pictures", count=12)
     damage(folder / "cat" / "03.png", "empty")
     damage(folder / "dog" / "05.png", "text")
@@ -203,13 +205,24 @@ def test_a_results_folder_that_cannot_be_written_is_named(refused, tmp_path, pla
     assert f"cannot write to the results folder {out}: " in refused(*BASE, to=out)
 
 
+def test_out_of_memory_before_any_stage_is_one_line_and_status_1(monkeypatch, capsys, out):
+    def greedy(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("bench.commands.grid.make_plan", greedy)
+    assert cli.main([*BASE, "--out", str(out)]) == 1
+    assert capsys.readouterr().err.startswith("error: out of memory: lower --image-size or --jobs")
+
+
 def test_a_full_disk_is_one_line_and_status_1(monkeypatch, capsys, out):
     def full(*_):
         raise OSError(28, "No space left on device", "results/records/x.jsonl")
 
     monkeypatch.setattr("bench.commands.grid.build_runs", full)
     assert cli.main([*BASE, "--out", str(out)]) == 1
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'results/records/x.jsonl'\n"
+    error = capsys.readouterr().err
+    assert error.startswith("error: no space for results/records/x.jsonl: it needs more, and ")
+    assert error.endswith(" are free; the same line goes on from here when there is space\n")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, out):

@@ -36,10 +36,10 @@ def test_other_seeds_are_refused(text):
 def test_any_text_gives_sorted_seeds_or_an_error(text):
     seeds, refusal = tried(parse_seeds, text)
     if refusal is not None:
-        assert text in refusal
+        assert refusal.startswith("--seeds '")
         return
     assert seeds == sorted(set(seeds))
-    assert 0 < len(seeds) <= MOST_SEEDS * (text.count(",") + 1)
+    assert 0 < len(seeds) <= MOST_SEEDS
     assert all(seed >= 0 for seed in seeds)
 
 

@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("imports")  # of a graph that is read once
 HEAVY = ("torch", "torchvision", "timm", "methods")
 # A module may import what stands on its own line or above; the longest prefix that fits is its line.
 LAYERS = (
-    ("bench.errors", "bench.files", "bench.lease", "bench.seal", "bench.seeding", "methods"),
+    (
+        *("bench.errors", "bench.files", "bench.lease", "bench.links", "bench.processes", "bench.seal"),
+        *("bench.seeding", "bench.source", "bench.torchrun", "methods"),
+    ),
     ("bench.data", "bench.evaluate.catalogue", "bench.evaluate.metrics", "bench.layers", "bench.models.resnet"),
     ("bench.config", "bench.recipes", "bench.report", "bench.paper", "bench.engine.stopping"),
     ("bench.models",),
     ("bench.evaluate", "bench.grid"),
-    ("bench.engine", "bench.speed"),
+    ("bench.engine", "bench.launch", "bench.speed"),
+    ("bench.upkeep",),
     ("bench.contract", "bench.commands"),
     ("bench.cli", "bench.options", "run_bench"),
 )
@@ -29,8 +34,13 @@ def modules():
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
+@cache
 def imports(path):
     """Modules that a file names in import statements at any depth, but not those for type checkers."""
+    return tuple(_imports(path))
+
+
+def _imports(path):
     tree = ast.parse(path.read_text())
     unseen = {
         inner
@@ -79,7 +89,9 @@ def test_a_module_imports_only_its_own_layer_and_those_below():
 
 def test_every_part_of_the_harness_has_a_layer():
     unplaced = [name for name in modules() if name.startswith("bench.") and layer(name) == 0]
-    assert sorted(unplaced) == ["bench.errors", "bench.files", "bench.lease", "bench.seal", "bench.seeding"]
+    assert {name.removeprefix("bench.") for name in unplaced} == {
+        *("errors", "files", "lease", "links", "processes", "seal", "seeding", "source", "torchrun"),
+    }
 
 
 def test_methods_never_import_the_harness():
@@ -130,6 +142,13 @@ def test_the_report_reaches_neither_torch_nor_methods(module):
     seen, outside = reached(module)
     assert not outside & set(HEAVY)
     assert not [name for name in seen if name.startswith(("methods", "bench.engine", "bench.models"))]
+
+
+@pytest.mark.parametrize("module", ["bench.commands.bundle", "bench.upkeep.merging", "bench.upkeep.garbage"])
+def test_records_are_moved_and_stages_freed_without_torch_and_methods(module):
+    seen, outside = reached(module)
+    assert not outside & set(HEAVY)
+    assert not [name for name in seen if name.startswith(("methods", "bench.models"))]
 
 
 def test_reporting_from_the_command_line_loads_neither_torch_nor_methods(tmp_path):

@@ -230,7 +230,7 @@ def test_lists_name_the_recipes(capsys):
 
 
 def test_a_report_tells_runs_of_two_recipes_apart(tmp_path):
-    for row in (recording.config(recipe="pnr", setting="a"), recording.config(setting="b", run_id="b")):
+    for row in (recording.config(recipe="pnr", setting="a"), recording.config(setting="b", run_id="b" * 16)):
         recording.write(tmp_path, recording.rows_of(row))
     runs, _ = read_records(tmp_path / "records")
     assert set(strategy_names(runs).values()) == {"sycon [pnr]", "sycon"}

@@ -3,6 +3,7 @@
 import argparse
 
 from bench.errors import UserError
+from bench.seal import Damaged
 
 
 def dispatch(command: str, args: argparse.Namespace) -> int:
@@ -11,9 +12,12 @@ def dispatch(command: str, args: argparse.Namespace) -> int:
 
     try:
         if command in ("run", "plan"):
-            from bench.commands import grid
+            from bench.commands import grid, launch
 
-            return grid.run(args) if command == "run" else grid.plan(args)
+            if command == "plan":
+                return grid.plan(args)
+            settings = launch.settings_of(args)
+            return grid.run(args) if settings is None else launch.launch(args, settings)
         if command == "speed":
             from bench.commands.speed import speed
 
@@ -22,6 +26,10 @@ def dispatch(command: str, args: argparse.Namespace) -> int:
             from bench.commands.probe import evaluate
 
             return evaluate(args)
+        if command == "doctor":
+            from bench.commands.upkeep import doctor
+
+            return doctor(args)
         if command == "paper":
             from bench.commands.paper import regenerate
 
@@ -35,3 +43,5 @@ def dispatch(command: str, args: argparse.Namespace) -> int:
         return new(args.kind, args.name) if command == "new" else check(args.name)
     except (UnknownName, BrokenMethod) as error:
         raise UserError(str(error)) from None
+    except Damaged as error:
+        raise UserError(f"{error}: remove it, and run the same grid again") from None

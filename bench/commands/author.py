@@ -124,7 +124,7 @@ def check(name: str) -> int:
     """Runs every contract test on every pair of a method; status 1 where one fails."""
     from bench.contract.suite import check_pair, pairs_of
 
-    console = Console()
+    console = Console(emoji=False)
     failed = 0
     for strategy, objective in pairs_of(name):
         table = Table("law", "", "", title=f"{strategy}-{objective}", title_justify="left")

@@ -1,7 +1,9 @@
 """`data check`: the data doctor, on one dataset."""
 
 import argparse
+import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,11 +36,14 @@ from bench.data.doctor.releases import Release, other_version, release_of
 from bench.data.doctor.source import Source, folder_source, named_source
 from bench.data.doctor.walk import empty_folders
 from bench.data.folders import LAYOUTS
+from bench.data.listing import expanded
 from bench.data.named import NAMED
-from bench.errors import UserError, nearest
+from bench.errors import UserError, nearest, printable
 from bench.files import write_atomic
+from bench.layers import check_range
 
 SHOWN = 5  # names under a finding on the terminal; the JSON has all ...
+LONGEST = 150  # characters of a file's name that come from the dataset's
 WIDTH = 110  # ... and whole
 STYLES = {"ok": "green", "note": "yellow", "attention": "bold red"}
 
@@ -51,9 +56,11 @@ def check(args: argparse.Namespace) -> int:
     layout, colon, path = args.name.partition(":")
     if not (colon and layout in LAYOUTS) and args.name not in _checkable():
         raise UserError(f"nothing to check for '{args.name}'{nearest(args.name, _checkable())}")
+    if args.image_size is not None:
+        check_range(args.image_size, "--image-size: data.image_size")
     if colon:
         return _check_files(args, folder_source(layout, path), args.image_size)
-    data_dir = Path(args.data_dir).expanduser() if args.data_dir else None
+    data_dir = expanded(Path(args.data_dir)) if args.data_dir else None
     try:
         found = (
             named_source(args.name, data_dir)
@@ -61,7 +68,7 @@ def check(args: argparse.Namespace) -> int:
             else load(args.name, out=args.out, data_dir=data_dir, download=False)
         )
     except UserError as error:
-        Console(soft_wrap=True).print(f"[bold red]missing[/] {escape(str(error))}", highlight=False)
+        Console(emoji=False, soft_wrap=True).print(f"[bold red]missing[/] {escape(str(error))}", highlight=False)
         return 1
     if isinstance(found, Dataset):
         return _check_arrays(args, found)
@@ -71,7 +78,10 @@ def check(args: argparse.Namespace) -> int:
 def _told(args: argparse.Namespace, release: Release | None, record: Record, findings: list[Finding]) -> int:
     """Writes and prints the findings; returns the exit status."""
     rows = count_rows(record, release)
-    target = args.out / f"data-check-{re.sub('[^A-Za-z0-9_.]+', '-', args.name).strip('-.')}.json"
+    stem = re.sub("[^A-Za-z0-9_.]+", "-", args.name).strip("-.")
+    if len(stem) > LONGEST:
+        stem = f"{stem[-LONGEST:]}-{hashlib.sha256(os.fsencode(args.name)).hexdigest()[:8]}"
+    target = args.out / f"data-check-{stem}.json"
     _write(target, _content(args, record, rows, findings))
     _print(args, record, rows, findings, target)
     return int(any(each.level == ATTENTION for each in findings))
@@ -160,7 +170,7 @@ def _write(target: Path, content: dict[str, Any]) -> None:
 
 
 def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: list[Finding], target: Path) -> None:
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 140
     console.print(_count_table(args.name, record, rows))
@@ -168,7 +178,7 @@ def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: 
         console.print(_class_table(record))
     for each in sorted(findings, key=lambda each: each.level != ATTENTION):
         style = STYLES[each.level]
-        console.print(f"[{style}]{each.level:9}[/] {each.check:11} {escape(each.text)}", highlight=False)
+        console.print(f"[{style}]{each.level:9}[/] {each.check:11} {escape(printable(each.text))}", highlight=False)
         for name in each.names[:SHOWN]:
             console.print(f"{'':22} {escape(_shown(name))}", highlight=False)
         if len(each.names) > SHOWN:
@@ -179,13 +189,13 @@ def _print(args: argparse.Namespace, record: Record, rows: list[Row], findings: 
 
 
 def _shown(name: str) -> str:
-    """A name for the terminal: cut, and without bytes that are no UTF-8."""
-    text = name.encode(errors="replace").decode()
+    """A name for the terminal: cut, and in one line of printable characters."""
+    text = printable(name)
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
 
 
 def _count_table(name: str, record: Record, rows: list[Row]) -> Table:
-    table = Table(title=escape(f"{name}: {len(record.labels):,} images"), title_justify="left")
+    table = Table(title=escape(printable(f"{name}: {len(record.labels):,} images")), title_justify="left")
     domains = any(row.domain for row in rows)
     known = any(row.release is not None for row in rows)
     for head in (*(["domain"] * domains), "split"):
@@ -195,23 +205,23 @@ def _count_table(name: str, record: Record, rows: list[Row]) -> Table:
     for row in rows:
         release = [f"{row.release:,}" if row.release is not None else ""] * known
         cells = (f"{row.images:,}", *release, f"{row.classes:,}", f"{row.least:,}", f"{row.middle:,g}", f"{row.most:,}")
-        table.add_row(*([row.domain] * domains), row.split, *cells)
+        table.add_row(*([escape(_shown(row.domain))] * domains), row.split, *cells)
     return table
 
 
 def _class_table(record: Record) -> Table:
     places = sorted({(domain, split) for split, domain, _ in record.counts}, key=lambda key: (key[0], key[1] == "test"))
-    table = Table("class", *(" ".join(filter(None, place)) for place in places))
+    table = Table("class", *(escape(_shown(" ".join(filter(None, place)))) for place in places))
     for label in sorted(record.classes):
         counts = (record.counts[split, domain, label] for domain, split in places)
-        table.add_row(escape(label), *(f"{count:,}" for count in counts))
+        table.add_row(escape(_shown(label)), *(f"{count:,}" for count in counts))
     return table
 
 
 @contextmanager
 def _progress(name: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr if that is a terminal and `quiet` is off; yields what moves it on by some images."""
-    console = Console(stderr=True)
+    console = Console(emoji=False, stderr=True)
     columns = (TextColumn("checking {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bars:
         bar = bars.add_task(escape(name), total=total)

@@ -2,27 +2,35 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.commands.report import check_formats, render
+from bench.commands.report import render
 from bench.config import GRID_KEYS
+from bench.engine.company import check_runs
 from bench.engine.display import Display, duration
-from bench.engine.environment import code_hash
 from bench.engine.estimate import Estimate, estimate
+from bench.engine.failures import told_of_failures
+from bench.engine.foreign import without_merged
+from bench.engine.origin import Terms
 from bench.engine.packing import choose_jobs
-from bench.engine.plan import Plan, PlannedRun, is_done, make_plan, status_of
+from bench.engine.plan import Plan, PlannedRun, make_plan
+from bench.engine.progress import done_and_stale, status_of
 from bench.engine.runner import execute
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.files import size_text
-from bench.grid import Request, build_runs, parse_seeds
+from bench.grid import Request, build_runs, parse_seeds, seeds_text
+from bench.launch.launches import told_of
+from bench.launch.settings import LAUNCHER, launch_settings
 from bench.layers import Given, Layer, parse_set, read_yaml
 from bench.recipes import corrections_of, describe_recipe, recipe_seed, remarks_of
+from bench.report.formats import check_formats
+from bench.torchrun import place
 
 FLAGS = {
     "dataset": "data.dataset",
@@ -47,6 +55,8 @@ def request_of(args: argparse.Namespace) -> Request:
     the preset."""
     layer: Layer = read_yaml(args.config) if args.config else {}
     grid = {key: layer.pop(key) for key in GRID_KEYS if key in layer}
+    launcher = {key: layer.pop(key) for key in list(layer) if key.startswith(LAUNCHER)}
+    launch_settings("none", None, {key.removeprefix(LAUNCHER): given for key, given in launcher.items()})
     for text in args.set:
         key, given = parse_set(text)
         layer[key] = given
@@ -90,8 +100,10 @@ def plan(args: argparse.Namespace) -> int:
     made = make_plan(runs, args.out, args.quiet, foresee=True)
     store = Store(args.out)
     store.prepare()
+    made = _leave_merged(made, store)
     print_plan(made, store, details=True)
-    _warn_of_other_code(made, store)
+    for line in filter(None, (told_of(args.out), *told_of_failures(made.stages.values(), store))):
+        print(line)
     return 0
 
 
@@ -108,15 +120,40 @@ def run(args: argparse.Namespace) -> int:
 def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
     """Makes every stage of a plan done, as --out, --jobs, --save-every and --quiet say; the reasons of those that
     failed."""
-    store = Store(args.out)
+    check_runs((planned.config for planned in made.runs), place())
+    store, terms = Store(args.out), Terms(args.retrain is not None, args.allow_new_environment)
     store.prepare()
-    _warn_of_other_code(made, store)
+    made = _leave_merged(made, store, terms.retrain)
+    found = cached, stale = done_and_stale(made, store)
     if not args.quiet:
-        print_plan(made, store, details=False)
-    cached = {key for key, stage in made.stages.items() if is_done(stage, store)}
+        print_plan(made, store, details=False, retrain=terms.retrain, found=found)
+    if stale:
+        print(f"warning: {_stale_text(stale, cached, terms.retrain)}", file=sys.stderr)
+    cached -= stale if terms.retrain else set()
     jobs = choose_jobs(made, cached, args.out, narrator(args.quiet)) if args.jobs == "auto" else args.jobs
     with Display(made, cached, args.quiet) as display:
-        return execute(made, args.out, jobs, args.save_every, display.emit, display.finished, args.shard)
+        return execute(
+            made,
+            args.out,
+            jobs,
+            args.save_every,
+            display.emit,
+            display.finished,
+            shard=args.shard or (0, 1),
+            isolated=args.shard is not None and place().world == 1,
+            terms=terms,
+            done=cached,
+        )
+
+
+def _leave_merged(made: Plan, store: Store, retrain: bool = False) -> Plan:
+    """The plan without what was merged from other machines; says so."""
+    left = without_merged(made, store, retrain)
+    count = len(made.runs) - len(left.runs)
+    if count:
+        text = f"{count} of {len(made.runs)} runs are merged from elsewhere and complete: nothing of them is made here"
+        print(f"{text} (to train them all the same, remove their files in {store.out / 'merged'})", file=sys.stderr)
+    return left
 
 
 def status_of_failures(made: Plan, failures: dict[str, str], store: Store) -> int:
@@ -140,22 +177,27 @@ def narrator(quiet: bool) -> Callable[[str], None]:
     return lambda text: None if quiet else print(text, file=sys.stderr)
 
 
-def _warn_of_other_code(made: Plan, store: Store) -> None:
-    found = [facts for key in made.stages if (facts := store.facts(key)) is not None]
-    other = sum(facts["code"] != code_hash() for facts in found)
-    if other:
-        text = f"{other} of {len(found)} finished stages were made by other code and are kept"
-        print(f"warning: {text}; another --out makes them again", file=sys.stderr)
+def _stale_text(stale: Collection[str], done: Collection[str], retrain: bool) -> str:
+    what = "they are made again" if retrain else "they are kept; run with --retrain stale makes them again"
+    return (
+        f"{len(stale)} of {len(done)} finished stages are stale, as other code than the present has made them or a "
+        f"stage that they begin from: {what}"
+    )
 
 
-def print_plan(made: Plan, store: Store, details: bool) -> None:
-    """The plan as a table of methods, and its sum; with details also time and disk."""
-    console = Console(stderr=not details, soft_wrap=True)
+def print_plan(
+    made: Plan, store: Store, details: bool, retrain: bool = False, found: tuple[set[str], set[str]] | None = None
+) -> None:
+    """The plan as a table of methods, and its sum; with details also time and disk. retrain: whether what other code
+    has made is to do. found: what is done and stale, where that is known."""
+    console = Console(emoji=False, stderr=not details, soft_wrap=True)
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has room for whole names
-    status = status_of(made, store)
+    done, stale = found or done_and_stale(made, store)
+    ready = done - stale if retrain else done
+    status = status_of(made, store, ready)
     if details:
-        console.print(_table(made, store))
+        console.print(_table(made, done, stale))
         _print_recipes(made, console)
     total = len(made.stages)
     console.print(
@@ -163,17 +205,20 @@ def print_plan(made: Plan, store: Store, details: bool) -> None:
         f"{status.done} done, {status.partial} begun, {status.to_do} to do",
         highlight=False,
     )
+    if details and stale:
+        console.print(_stale_text(stale, done, retrain), highlight=False)
     for pending in sorted(made.pending):
         text = f"{pending.why}; {size_text(pending.nbytes)} of decoded images to come"
         console.print(text, highlight=False, markup=False)
     if details and status.done < total:
-        console.print(_cost(estimate(made, store)), highlight=False)
+        console.print(_cost(estimate(made, store, ready)), highlight=False)
 
 
 def _cost(cost: Estimate) -> str:
     parts = {"core-hours": cost.core_seconds, "GPU-hours": cost.gpu_seconds}
     spent = " and ".join(f"{_hours(seconds)} {unit}" for unit, seconds in parts.items() if seconds)
-    guess = " (from a few measured steps; other work on the machine counts)" if cost.measured else ""
+    kinds = f" of {cost.measured} of {cost.measured + cost.guessed} kinds of stages" if cost.guessed else ""
+    guess = f" (from a few measured steps{kinds}; other work on the machine counts)" if cost.measured else ""
     return f"about {duration(cost.seconds)} with one job ({spent}), {size_text(cost.bytes)} on disk{guess}"
 
 
@@ -193,11 +238,11 @@ def _print_recipes(made: Plan, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _table(made: Plan, store: Store) -> Table:
+def _table(made: Plan, done: Collection[str], stale: Collection[str]) -> Table:
     table = Table()
     for column in ("scenario", "dataset", "objective", "strategy", "seeds"):
         table.add_column(column)
-    for column in ("tasks", "stages", "shared", "done", "to do"):
+    for column in ("tasks", "stages", "shared", "done", *(["stale"] if stale else []), "to do"):
         table.add_column(column, justify="right")
     users = made.users()
     groups: dict[tuple[str, str, str, str], list[PlannedRun]] = {}
@@ -207,9 +252,11 @@ def _table(made: Plan, store: Store) -> Table:
         groups.setdefault(key, []).append(planned)
     for key, members in groups.items():
         stages = {stage for planned in members for stage in planned.stages}
-        done = sum(is_done(made.stages[stage], store) for stage in stages)
+        ready = len(stages.intersection(done))
         shared = sum(len(users[stage]) > 1 for stage in stages)
-        seeds = ",".join(str(planned.config.seed) for planned in members)
-        counts = (len(members[0].task_names), len(stages), shared, done, len(stages) - done)
+        seeds = seeds_text(planned.config.seed for planned in members)
+        counts = [len(members[0].task_names), len(stages), shared, ready, len(stages) - ready]
+        if stale:
+            counts.insert(-1, len(stages.intersection(stale)))
         table.add_row(*map(escape, key), seeds, *map(str, counts))
     return table

@@ -30,7 +30,7 @@ def show(what: str | None) -> int:
     }
     if what is not None and what not in lists:
         raise UserError(f"nothing to list as '{what}'{nearest(what, lists)}")
-    console = Console()
+    console = Console(emoji=False)
     for name, tables in lists.items():
         if what in (None, name):
             for table in tables():

@@ -13,12 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import UserError
-from bench.files import write_atomic
 from bench.layers import Given, Layer
 from bench.paper.ledger import Ledger, read_ledger
 from bench.paper.render import csv_text, latex, markdown, terminal
 from bench.paper.suite import Cell, Part, Sheet, Suite, Variant, read_suite, sheet, suite_names
 from bench.paper.table import PaperTable, make_table, read_asked, runs_done, write_asked
+from bench.report.write import put
 
 if TYPE_CHECKING:
     from bench.config import RunConfig
@@ -40,7 +40,7 @@ class _Asked:
 def show(args: argparse.Namespace) -> int:
     """`paper list`: the tables, their sources and data, and how much of each is done in --out."""
     ledger = read_ledger()
-    console = Console()
+    console = Console(emoji=False)
     if not console.is_terminal:
         console.width = 160  # a file or a pipe has room for whole names
     listed = Table("table", "source", "cells", "data", f"runs done in {escape(str(args.out))}")
@@ -77,7 +77,7 @@ def regenerate(args: argparse.Namespace) -> int:
     if args.dry_run:
         store = Store(args.out)
         store.prepare()
-        print_plan(made, store, details=True)
+        print_plan(made, store, details=True, retrain=args.retrain is not None)
         _print(tables, ledger, args.out)
         return 0
     if not made.runs:
@@ -147,7 +147,7 @@ def _runs(page: Sheet, part: Part, variant: Variant, seeds: list[int], data_dir:
 
 def _print(tables: Iterable[_Asked], ledger: Ledger, out: Path) -> list[PaperTable]:
     """The tables as the records stand, printed."""
-    console = Console()
+    console = Console(emoji=False)
     if not console.is_terminal:
         console.width = 160
     made = [make_table(asked.sheet, asked.planned, asked.absent, ledger, out) for asked in tables]
@@ -158,9 +158,7 @@ def _print(tables: Iterable[_Asked], ledger: Ledger, out: Path) -> list[PaperTab
 
 def _write(table: PaperTable, out: Path, quiet: bool) -> None:
     folder = out / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f"paper-{table.sheet.suite.name}-{table.sheet.tier}"
-    for form, renderer in RENDERERS.items():
-        write_atomic(folder / f"{stem}.{form}", renderer(table).encode())
+    put(folder, {f"{stem}.{form}": renderer(table).encode() for form, renderer in RENDERERS.items()})
     if not quiet:
         print(f"{folder / stem}.{{{','.join(RENDERERS)}}}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.commands.report import check_formats, render
-from bench.config import ProbeConfig, restored
+from bench.commands.report import render
+from bench.config import ProbeConfig, RunConfig
 from bench.engine.checkpoint import load_tensors
 from bench.engine.plan import Stage, make_plan
 from bench.engine.probing import Probe, probe_of, transfers_of
@@ -20,10 +20,12 @@ from bench.errors import UserError, nearest
 from bench.evaluate.catalogue import PROBES
 from bench.evaluate.features import Features
 from bench.evaluate.probes import FITS, run_probe
-from bench.grid import resolve_numerics
+from bench.grid import again, resolve_numerics
 from bench.layers import fill, leaves, parse_set
 from bench.lease import Busy
-from bench.report.records import whole_lines
+from bench.report.formats import check_formats
+from bench.report.records import Line, codes_of, whole_lines
+from bench.report.rows import BadRow, checked
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,24 @@ def evaluate(args: argparse.Namespace) -> int:
     wanted = _wanted(args)
     check_formats(args.format)
     store = Store(args.out)
+    store.check_links()
     paths = sorted((args.out / "records").glob("*.jsonl"))
     if not paths:
         raise UserError(f"no records in {args.out / 'records'}: run something first, or name another --out")
     missing = 0
     for path in paths:
-        run = _first_row(path)
-        torch.set_num_threads(run["config"]["settings"]["numerics"]["threads"])
-        missing += _probe_run(run, wanted, store, args.quiet)
+        lines, _ = whole_lines(path.read_bytes() if path.is_file() else b"")
+        run, codes = _first_row(path, lines), codes_of(line.row for line in lines)
+        try:
+            config = again(run["config"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        torch.set_num_threads(config.settings.numerics.threads)
+        missing += _probe_run(_Planned(run, config, store, args.quiet), codes, wanted)
     if missing:
         print(
-            f"{missing} stages have no cached features or model (not trained yet, in work, or removed): left out",
+            f"{missing} stages have no cached features or model (not trained yet, in work, or removed), or have been "
+            "trained again since their run was recorded (run it again): left out",
             file=sys.stderr,
         )
     render(args.out, args.format, args.quiet)
@@ -67,12 +76,18 @@ def _wanted(args: argparse.Namespace) -> Wanted:
     return Wanted(names, replace(_probe_config(args.set, names), transfer=transfer))
 
 
-def _first_row(path: Path) -> dict[str, Any]:
-    """The config row of a run; raises UserError where the file does not begin with one."""
-    lines, _ = whole_lines(path.read_bytes())
-    if lines and lines[0].row.get("kind") == "config":
-        return lines[0].row
-    raise UserError(f"{path}: does not begin with a config row: repeat the run, or remove the file")
+def _first_row(path: Path, lines: list[Line]) -> dict[str, Any]:
+    """The config row of a run; raises UserError where the file does not begin with one of the run it is named by."""
+    try:
+        run = checked(lines[0].row) if lines and lines[0].row.get("kind") == "config" else None
+    except BadRow as error:
+        raise UserError(f"{path}: the config line lacks a valid {error}") from None
+    if run is None:
+        raise UserError(f"{path}: does not begin with a config row: repeat the run, or remove the file")
+    after = run.setdefault("after", [*range(-2, run["tasks"])])
+    if run["run_id"] != path.stem or "config" not in run or len(run.get("stages", ())) != len(after):
+        raise UserError(f"{path}: is not the record of a run of this name with its stages and configuration")
+    return run
 
 
 def _probe_config(assignments: list[str], names: tuple[str, ...]) -> ProbeConfig:
@@ -87,16 +102,14 @@ def _probe_config(assignments: list[str], names: tuple[str, ...]) -> ProbeConfig
     return config
 
 
-def _probe_run(run: dict[str, Any], wanted: Wanted, store: Store, quiet: bool) -> int:
+def _probe_run(planned: "_Planned", codes: dict[int, set[str]], wanted: Wanted) -> int:
     """Rows of the probes for one run, computed where they are not cached; returns the number of rows left out, counted
-    as stages."""
-    config = run["config"]
-    seed = config["seeds"]["probe"]
-    probes = [probe_of(name, wanted.config, config["objective"], seed) for name in wanted.names]
-    planned = _Planned(run, store, quiet)
+    as stages. codes: what has made the run's stages, as its record says."""
+    run, config, store = planned.run, planned.config, planned.store
+    probes = [probe_of(name, wanted.config, config.objective, config.seeds.probe) for name in wanted.names]
     if wanted.config.transfer:
-        probes += transfers_of(restored(config), wanted.config, store.out, quiet)
-    stages = list(zip(run.get("after", range(-2, run["tasks"])), run["stages"], strict=True))
+        probes += transfers_of(config, wanted.config, store.out, planned.quiet)
+    stages = list(zip(run["after"], run["stages"], strict=True))
     missing = 0
     for probe in probes:
         rows = []
@@ -104,7 +117,7 @@ def _probe_run(run: dict[str, Any], wanted: Wanted, store: Store, quiet: bool) -
             if not probe.fits({-2: "pixels", -1: "init"}.get(task, "task")):
                 continue
             try:
-                found = _rows_of(run, probe, store, key, planned)
+                found = _rows_of(run, probe, store, key, planned) if _is_recorded(store, key, codes.get(task)) else None
             except Busy:
                 found = None
             if found is None:
@@ -115,17 +128,23 @@ def _probe_run(run: dict[str, Any], wanted: Wanted, store: Store, quiet: bool) -
     return missing
 
 
+def _is_recorded(store: Store, key: str, codes: set[str] | None) -> bool:
+    """Whether a stage is the one that a record has rows of, as far as that says what code has made it."""
+    facts = store.facts(key)
+    return facts is None or codes is None or facts["code"] in codes
+
+
 class _Planned:
     """The stages of a recorded run, planned again when a probe first needs its network and images."""
 
-    def __init__(self, run: dict[str, Any], store: Store, quiet: bool) -> None:
-        self.run, self.store, self.quiet = run, store, quiet
+    def __init__(self, run: dict[str, Any], config: RunConfig, store: Store, quiet: bool) -> None:
+        self.run, self.config, self.store, self.quiet = run, config, store, quiet
         self.stages: dict[str, Stage] = {}
 
     def __getitem__(self, key: str) -> Stage:
         """The stage of a key; raises UserError where settings or images are no longer what it was trained with."""
         if not self.stages:
-            config = restored(self.run["config"])
+            config = self.config
             resolve_numerics(config.settings.numerics)  # refuses a device that is not here
             plan = make_plan([config], self.store.out, self.quiet)
             if plan.runs[0].stages != tuple(self.run["stages"]):
@@ -149,7 +168,7 @@ def _rows_of(
         if not store.features(key).exists() or (network and not store.model(key).exists()):
             return None
         with store.lock(key) as held:
-            held.examine(key, trained=network)
+            held.examine(key, [store.model(key)] if network else [])
             if held.facts(key) is None:
                 return None
             if probe.needs_network or probe.name not in FITS:
@@ -162,7 +181,7 @@ def _rows_of(
 
 def _probe_features(run: dict[str, Any], probe: Probe, store: Store, key: str) -> None:
     """Runs a probe on cached features alone: neither the images nor the network are needed."""
-    features = Features(**load_tensors(store.features(key))[0])
+    features = Features.of(load_tensors(store.features(key))[0], store.features(key))
     rows = run_probe(probe.name, probe.config, features, run["scenario"], run["tasks"], probe.seed)
     store.write_json(store.probe(key, probe.key), {"rows": rows})
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.errors import UserError, nearest
-from bench.report.write import FORMATS, terminal_table, write_report
+from bench.report.formats import FORMATS, NO_REPORT
 
 MOST_WARNINGS = 3
 
@@ -19,17 +18,14 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_formats(formats: Sequence[str] | None) -> None:
-    """Raises UserError for an unknown format: to be known before there is hours of work behind it."""
-    for name in formats or ():
-        if name not in FORMATS:
-            raise UserError(f"unknown report format '{name}'{nearest(name, FORMATS)}")
-
-
 def render(out: Path, formats: Sequence[str] | None, quiet: bool) -> None:
-    """Writes the report; prints the main table, warnings, and where the files are."""
+    """Writes the report; prints the main table, warnings, and where the files are. Nothing for `NO_REPORT`."""
+    if formats == NO_REPORT:
+        return
+    from bench.report.write import terminal_table, write_report  # a second of imports, behind all other work
+
     result = write_report(out, formats or FORMATS)
-    console = Console()
+    console = Console(emoji=False)
     console.print(terminal_table(result))
     for warning in result.warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)

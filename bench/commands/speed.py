@@ -83,7 +83,7 @@ def _title(run: RunConfig, size: int) -> str:
 
 
 def _print(speeds: list[Speed], title: str, settings: Settings) -> None:
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 200
     table = Table(title=escape(title), title_justify="left")

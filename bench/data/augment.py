@@ -46,6 +46,7 @@ class View:
             low, high = getattr(self, name)
             _check(name, (low, high), 0 < low <= high, "two positive numbers, the smaller first")
         _check("crop_scale", self.crop_scale, self.crop_scale[1] <= 1, "at most 1")
+        _check("blur_sigma", self.blur_sigma, self.blur_sigma[0] >= 1e-3, "at least 0.001")
 
 
 def _check(name: str, value: object, valid: bool, wanted: str) -> None:
@@ -116,7 +117,7 @@ def _boxes(view: View, areas: Tensor, ratios: Tensor, corner: Tensor, height: in
     corners = (corner * (whole - sides + 1)).long()
     # No try fits: the largest central crop whose ratio is allowed.
     aspect = min(max(width / height, view.crop_ratio[0]), view.crop_ratio[1])
-    central = torch.tensor([min(height, round(width / aspect)), min(width, round(height * aspect))])
+    central = torch.tensor([min(height, round(width / aspect)), min(width, round(height * aspect))]).clamp(min=1)
     never = ~fits.any(1, keepdim=True)
     sides = torch.where(never, central, sides)
     corners = torch.where(never, (whole - central) // 2, corners)

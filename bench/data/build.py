@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
 
 from bench.data.arrays import Tally
 from bench.data.decode import Shape, decoded_chunks
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import FULL, no_space, write_atomic
+from bench.lease import Lease
 
 NPY_HEADER = 128  # bytes of the header of the .npy files written here
 
@@ -67,13 +69,13 @@ class Journal:
         self.path = path
         self.shape: Shape | None = None
         self.chunks: list[Chunk] = []
-        text = path.read_text() if path.exists() else ""
+        text = path.read_text(errors="replace") if path.exists() else ""
         try:
             first, *lines = text.splitlines()
-            self.shape = Shape(*json.loads(first))
+            self.shape = checked_shape(*json.loads(first))
             for line in lines:
-                self.chunks.append(Chunk(*json.loads(line)))
-        except (ValueError, TypeError):
+                self.chunks.append(_checked(Chunk(*json.loads(line))))
+        except (ValueError, TypeError, RecursionError):
             pass  # empty, or torn by a crash: what stands before the tear holds
         if self.shape is not None and text != self._text():
             self._write()
@@ -101,6 +103,19 @@ class Journal:
         write_atomic(self.path, self._text().encode())
 
 
+def checked_shape(size: Any, channels: Any) -> Shape:
+    """A shape that was read from a file; raises ValueError or TypeError for one that no images have here."""
+    if not 0 < operator.index(size) <= 10_000 or operator.index(channels) not in (1, 3):
+        raise ValueError(f"no shape of images: {size}, {channels}")
+    return Shape(size, channels)
+
+
+def _checked(chunk: Chunk) -> Chunk:
+    if not all(operator.index(position) >= 0 for position in [chunk.files, *chunk.skipped]):
+        raise ValueError(f"no chunk: {chunk}")
+    return chunk
+
+
 def growing(target: Path) -> Path:
     """Where a .npy file lies until it is whole."""
     return target.with_name(f".{target.name}.tmp")
@@ -116,6 +131,7 @@ def write_split(
     paths: Below,
     journal: Journal,
     *,
+    lease: Lease,
     skip_corrupt: bool,
     threads: int,
     advance: Callable[[int], None],
@@ -123,15 +139,33 @@ def write_split(
     """Decode the files, in order, into a .npy file (N, size, size, channels) uint8, whole or not there.
 
     The name of `target` is that of the split, whose chunks in the journal are taken as they are. advance: called with
-    the number of files done. Raises UserError for a file that cannot be read, unless `skip_corrupt`.
+    the number of files done. Raises UserError for a file that cannot be read, unless `skip_corrupt`, NoSpace, and
+    LostLease, soon after another process has taken over `lease`, that of the folder.
     """
+    try:
+        return _written(target, paths, journal, lease, skip_corrupt, threads, advance)
+    except OSError as error:
+        if error.errno in FULL:
+            assert journal.shape is not None
+            raise no_space(target, NPY_HEADER + len(paths) * image_bytes(journal.shape), error) from None
+        raise
+
+
+def _written(
+    target: Path,
+    paths: Below,
+    journal: Journal,
+    lease: Lease,
+    skip_corrupt: bool,
+    threads: int,
+    advance: Callable[[int], None],
+) -> Decoded:
     split, temporary, shape = target.stem, growing(target), journal.shape
     assert shape is not None, "the journal has begun"
-    if target.exists():
-        target.replace(temporary)
+    lease.move(target, temporary)
     decoded = Decoded(Tally(shape.channels), [])
     with temporary.open("r+b" if temporary.exists() else "w+b") as file:
-        done = _taken_up(file, split, journal, decoded, advance)
+        done = _taken_up(file, split, journal, len(paths), decoded, advance)
         _refuse(paths, [(position, "cannot be read as an image") for position in decoded.skipped], skip_corrupt)
         for images, failed, count in decoded_chunks(paths[done:], shape, threads):
             failed = [(done + position, why) for position, why in failed]
@@ -139,33 +173,38 @@ def write_split(
             pixels = np.stack(images) if images else np.zeros((0, shape.size, shape.size, shape.channels), np.uint8)
             file.write(pixels.data)
             file.flush()  # to the system before the journal: a killed process leaves no chunk without its bytes
+            lease.check()
             skipped = [position for position, _ in failed]
             journal.add(Chunk(split, count, skipped, hashlib.sha256(pixels.data).hexdigest()))
             decoded.tally.add(pixels)
             decoded.skipped.extend(skipped)
             advance(count)
         file.seek(0)
-        _write_header(file, decoded.tally.images, shape)
+        file.write(npy_header(decoded.tally.images, shape))
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(target)
+    lease.move(temporary, target)
     return decoded
 
 
-def _taken_up(file: BinaryIO, split: str, journal: Journal, decoded: Decoded, advance: Callable[[int], None]) -> int:
+def _taken_up(
+    file: BinaryIO, split: str, journal: Journal, total: int, decoded: Decoded, advance: Callable[[int], None]
+) -> int:
     """Leaves the file at the end of the split's chunks whose bytes have their checksum, and cuts file and journal
-    there; returns how many files they hold."""
+    there; returns how many of the split's `total` files they hold."""
     shape = journal.shape
     assert shape is not None
-    _write_header(file, 0, shape)
+    file.write(npy_header(0, shape))
     done, kept = 0, 0
     for kept, chunk in enumerate(journal.chunks):
         if chunk.split != split:
             if done:
                 break  # another split's, behind those of this one
             continue
-        data = file.read((chunk.files - len(chunk.skipped)) * image_bytes(shape))
-        if hashlib.sha256(data).hexdigest() != chunk.sha256:
+        wanted = (chunk.files - len(chunk.skipped)) * image_bytes(shape)
+        data = file.read(max(0, wanted))
+        theirs = max([done + chunk.files, *(position + 1 for position in chunk.skipped)]) <= total
+        if len(data) != wanted or not theirs or hashlib.sha256(data).hexdigest() != chunk.sha256:
             file.seek(-len(data), os.SEEK_CUR)
             journal.cut(kept)
             break
@@ -183,9 +222,9 @@ def _refuse(paths: Below, failed: Sequence[tuple[int, str]], skip_corrupt: bool)
         raise UserError(f"{paths[position]}: {why} (--skip-corrupt leaves such files out)")
 
 
-def _write_header(file: BinaryIO, count: int, shape: Shape) -> None:
-    # Version 1.0 of the .npy format (numpy.lib.format), of fixed length: the count is filled in at the end.
+def npy_header(count: int, shape: Shape) -> bytes:
+    """What stands before the images of a .npy file: version 1.0 of the format (numpy.lib.format), of fixed length, so
+    that the count can be filled in at the end."""
     axes = (count, shape.size, shape.size, shape.channels)
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {axes}, }}"
-    file.write(b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little"))
-    file.write(text.ljust(NPY_HEADER - 11).encode() + b"\n")
+    return b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little") + text.ljust(NPY_HEADER - 11).encode() + b"\n"

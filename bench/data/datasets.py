@@ -14,9 +14,12 @@ from bench.data.decode import Shape
 from bench.data.fashion_mini.rebuild import find_idx
 from bench.data.folders import LAYOUTS, How, Source, folder_source, load_source
 from bench.data.idx import read_idx
+from bench.data.listing import expanded
 from bench.data.named import NAMED, Counts, NotHere
 from bench.data.noise import load_noise
 from bench.errors import UserError, nearest
+from bench.layers import check_range
+from bench.links import refuse_links
 
 __all__ = ["Dataset", "Split", "catalogue", "load"]
 
@@ -62,7 +65,8 @@ def load(
         return load_source(source, out, How(skip_corrupt, quiet))
     if spec.startswith("noise:"):
         return load_noise(spec, out=out)
-    train, test, classes = _READERS[spec](data_dir, out / "datasets", download)
+    refuse_links(out, "datasets/FashionMNIST/raw")  # and what lies in any of these
+    train, test, classes = _READERS[spec](data_dir and expanded(data_dir), out / "datasets", download)
     return assemble(spec, train, test, classes)
 
 
@@ -72,16 +76,16 @@ def source_of(spec: str, data_dir: Path | None, image_size: int | None) -> Sourc
     image_size: of the network's input, from which that of the stored images follows. Raises UserError for an unknown
     name and for files that are not there or lie in another way.
     """
-    if image_size is not None and image_size < 1:
-        raise UserError(f"image size {image_size}: must be 1 or more")
+    if image_size is not None:
+        check_range(image_size, "image_size")
     layout, colon, path = spec.partition(":")
     if colon and layout in LAYOUTS:
         if not path:
             raise UserError(f"dataset {spec}: a path is missing, as in {layout}:PATH")
-        return folder_source(layout, Path(path).expanduser(), image_size)
+        return folder_source(layout, expanded(Path(path)), image_size)
     if spec in NAMED:
         named = NAMED[spec]
-        root = named.find(None if data_dir is None else data_dir.expanduser())
+        root = named.find(None if data_dir is None else expanded(data_dir))
         return Source(spec, spec, root, named.listing(root), named.stored_side(image_size))
     if spec not in _READERS and not (colon and layout == "noise"):
         known = f"{layout}:PATH" if colon else spec
@@ -93,7 +97,7 @@ _Read = tuple[Split, Split, tuple[str, ...]]
 
 
 def _fashion_mini(data_dir: Path | None, downloads: Path, download: bool) -> _Read:
-    train, test = (single_domain(*fashion_mini.read(split)) for split in ("train", "t10k"))
+    train, test = (single_domain(*fashion_mini.read(split, downloads)) for split in ("train", "t10k"))
     return train, test, fashion_mini.CLASSES
 
 

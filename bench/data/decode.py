@@ -1,10 +1,11 @@
 """Image files to uint8 arrays: the shape that a set of files needs, and decoding in flat memory."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,10 +29,27 @@ SUFFIXES = frozenset(
         ".tga",
     )
 )
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+MOST_PIXELS = 90_000_000  # of one file: a few kilobytes can stand for any number
 DEFAULT_SIZE = 64
 BATCH = 256  # images of a chunk, which is decoded and written at once ...
 _CHUNK_BYTES = 32 << 20  # ... and their bytes: bounds memory
 _DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")  # 16-bit grey, which PIL would clip at 255
+
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` refuses such files
+
+
+def open_image(file: Path | BinaryIO) -> Image.Image:
+    """The image of a file whose content is of one of `FORMATS`; of others that PIL knows some start programs.
+
+    Raises whatever PIL's readers do, and ValueError for more than `MOST_PIXELS`.
+    """
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+    return image
 
 
 class Shape(NamedTuple):
@@ -68,7 +86,7 @@ def fitting_shape(paths: Iterable[Path], image_size: int | None) -> Shape:
     channels, sizes = 1, set[tuple[int, int]]()
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 if image.mode not in ("1", "L", "LA", *_DEEP):
                     channels = 3
                 sizes.add(image.size)
@@ -116,7 +134,7 @@ def _sorted_out(start: int, results: Iterator[np.ndarray | str]) -> tuple[list[n
 def _decoded(path: Path, shape: Shape) -> np.ndarray | str:
     """The decoded image, or why there is none."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return square(image, shape)
     except MemoryError:
         raise

@@ -1,6 +1,5 @@
 """Image folders as datasets: decoded once into a memory map, found again by a hash of the listing."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,11 +18,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.data.arrays import Dataset, Split, content_digest
-from bench.data.build import NPY_HEADER, Below, Journal, growing, image_bytes, write_split
+from bench.data.build import NPY_HEADER, Below, Journal, checked_shape, growing, image_bytes, npy_header, write_split
 from bench.data.decode import Shape, fitting_shape
 from bench.data.listing import Entry, Listing, class_folders, domain_folders
-from bench.errors import UserError
-from bench.files import size_text, write_atomic
+from bench.errors import UserError, printable
+from bench.files import FULL, NoSpace, size_text
+from bench.lease import Lease, hold, until_kept
+from bench.links import refuse_links
 
 SCHEMA = 1  # of the cache: raised with any change to what is decoded or to how it is stored
 LAYOUTS = {"folder": class_folders, "domains": domain_folders}
@@ -84,22 +85,20 @@ def load_folder(
 def folder_source(layout: str, root: Path, image_size: int | None) -> Source:
     """The images of a folder, listed; see `load_folder`."""
     listing = Listing(LAYOUTS[layout](root))
-    return Source(f"{layout}:{root.resolve().name}", layout, root, listing, image_size)
+    return Source(f"{layout}:{printable(root.resolve().name)}", layout, root, listing, image_size)
 
 
 def load_source(source: Source, out: Path, how: How) -> Dataset:
     """The dataset of listed images, decoded where that has not been done; what a killed process has decoded counts."""
     cache = cache_of(source, out)
+    refuse_links(out, f"datasets/{cache.name}")
     manifest = read_manifest(cache, source.key)
     if manifest is None:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with _locked(cache / "lock"):
-                # Another process may have decoded it while this one waited for the lock.
-                manifest = read_manifest(cache, source.key)
-                if manifest is None:
-                    manifest = _fill(cache, source, how)
+            manifest = _made(cache, source, how)
         except OSError as error:
+            if isinstance(error, NoSpace) or error.errno in FULL:
+                raise
             raise UserError(f"{cache}: the decoded images cannot be written ({error})") from error
     if manifest["skipped"] and not how.skip_corrupt:
         name = source.root / manifest["skipped"][0]
@@ -123,21 +122,37 @@ def cache_key(layout: str, entries: Sequence[Entry], image_size: int | None) -> 
 
 
 def read_manifest(cache: Path, key: str) -> dict[str, Any] | None:
-    """The manifest of a whole cache: of this key, with image files of the length it says; else None."""
+    """The manifest of a whole cache: of this key, with image files of the shape it says; else None."""
     try:
         manifest: dict[str, Any] = json.loads((cache / "manifest.json").read_text())
         if manifest["key"] != key or manifest["schema"] != SCHEMA:
             return None
         for split in SPLITS:
-            count, height, width, channels = manifest["shape"][split]
-            if (cache / f"{split}.npy").stat().st_size != NPY_HEADER + count * height * width * channels:
+            count, side, _, channels = manifest["shape"][split]
+            shape, path = checked_shape(side, channels), cache / f"{split}.npy"
+            if path.stat().st_size != NPY_HEADER + count * image_bytes(shape):
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+            with path.open("rb") as file:
+                if file.read(NPY_HEADER) != npy_header(count, shape):
+                    return None
+            if [type(value) for value in (*manifest["mean"], *manifest["std"])] != [float] * 2 * channels:
+                return None
+        skipped, hashes = manifest["skipped"], [manifest["sha256"][split] for split in SPLITS]
+        if not isinstance(skipped, list) or not all(isinstance(text, str) for text in [*skipped, *hashes]):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest
 
 
-def _fill(cache: Path, source: Source, how: How) -> dict[str, Any]:
+@until_kept
+def _made(cache: Path, source: Source, how: How) -> dict[str, Any]:
+    """The manifest of a cache that this process fills, or another one while this one waits."""
+    with hold(cache, wait=True) as lease:
+        return read_manifest(cache, source.key) or _fill(cache, source, how, lease)
+
+
+def _fill(cache: Path, source: Source, how: How, lease: Lease) -> dict[str, Any]:
     """Decode both splits into the cache; its manifest last, without which nothing is taken for whole."""
     manifest: dict[str, Any] = {"schema": SCHEMA, "key": source.key, "shape": {}, "sha256": {}, "skipped": []}
     entries, journal = source.listing.entries, Journal(cache / "journal")
@@ -152,6 +167,7 @@ def _fill(cache: Path, source: Source, how: How) -> dict[str, Any]:
                 cache / f"{split}.npy",
                 Below(source.root, part),
                 journal,
+                lease=lease,
                 skip_corrupt=how.skip_corrupt,
                 threads=how.threads or min(THREADS, os.cpu_count() or 1),
                 advance=advance,
@@ -163,7 +179,7 @@ def _fill(cache: Path, source: Source, how: How) -> dict[str, Any]:
             manifest["skipped"] += [part[position] for position in decoded.skipped]
             if split == "train":
                 manifest["mean"], manifest["std"] = decoded.tally.moments()
-    write_atomic(cache / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    lease.write(cache / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     journal.path.unlink()
     return manifest
 
@@ -200,11 +216,13 @@ def _dataset(source: Source, cache: Path, manifest: dict[str, Any]) -> Dataset:
     splits = {}
     for split in SPLITS:
         labels, places = source.listing.columns([entry for entry in kept if entry.split == split])
+        if len(labels) != manifest["shape"][split][0]:
+            raise UserError(f"{cache}: does not hold the images of {source.root}: remove it")
         splits[split] = Split(np.load(cache / f"{split}.npy", mmap_mode="r"), labels, places)
     notes = [source.listing.note]
     if skipped:
         notes.append(f"{len(skipped)} unreadable images left out")
-        print(f"{source.root}: {notes[-1]}, the first {manifest['skipped'][0]}", file=sys.stderr)
+        print(printable(f"{source.root}: {notes[-1]}, the first {manifest['skipped'][0]}"), file=sys.stderr)
     hashes = [manifest["sha256"][split] for split in SPLITS]
     return Dataset(
         name=source.name,
@@ -220,17 +238,9 @@ def _dataset(source: Source, cache: Path, manifest: dict[str, Any]) -> Dataset:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file, so that one process decodes and the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def _progress(name: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr if that is a terminal and `quiet` is off; yields what moves it on by some images."""
-    console = Console(stderr=True)
+    console = Console(emoji=False, stderr=True)
     columns = (
         TextColumn("decoding {task.description}"),
         BarColumn(),

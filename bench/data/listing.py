@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,11 +100,23 @@ def split_of(path: str) -> str:
     return "test" if value < TEST_SHARE * 2**64 else "train"
 
 
+def expanded(path: Path) -> Path:
+    """The path with its `~` followed; raises UserError for the home of nobody."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: no such home folder") from None
+
+
 def existing(root: Path) -> Path:
     """The folder, links followed; raises UserError where there is none."""
-    if not root.is_dir():
-        raise UserError(f"{root}: {'is not a folder' if root.exists() else 'no such folder'}")
-    return root.resolve()
+    try:
+        found = root.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        raise UserError(f"{root}: no such folder") from None
+    if not found.is_dir():
+        raise UserError(f"{root}: is not a folder")
+    return found
 
 
 def _require(root: Path, entries: list[Entry], layout: str) -> None:
@@ -140,7 +153,16 @@ def _images(root: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[tuple
         elif path.suffix.lower() in SUFFIXES:
             if child.is_symlink():
                 _stay(path, path.resolve(), root)
-            yield path.relative_to(root).as_posix(), child.stat()
+            yield path.relative_to(root).as_posix(), regular(child)
+
+
+def regular(file: Path | os.DirEntry[str]) -> os.stat_result:
+    """The status of a file; raises UserError for what is none, as a pipe or a device that would be read without an
+    end."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{os.fspath(file)}: is not a file")
+    return status
 
 
 def _stay(path: Path, real: Path, root: Path) -> None:

@@ -1,9 +1,7 @@
 """Random pixels of any size and number, to time what real images of that size would cost: `noise:SIDE`."""
 
-import fcntl
 import hashlib
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,11 +11,15 @@ import numpy as np
 
 from bench.data.arrays import Dataset, content_digest, single_domain
 from bench.errors import UserError
+from bench.files import FULL, NoSpace, no_space
+from bench.lease import Lease, hold, until_kept
+from bench.links import refuse_links
 
 FORM = "noise:SIDE, noise:SIDExCHANNELS or noise:SIDExCHANNELSxCOUNT, as in noise:224x3x100000"
 SPLITS = ("train", "test")
 CLASSES = tuple(f"class {label}" for label in range(10))
 COUNT = 10_000
+MOST = 10_000_000
 FEWEST = 10 * len(CLASSES)  # train images with which a tenth for testing still holds every class
 MEMORY_BYTES = 64 << 20  # larger splits become a memory map
 _SPEC = re.compile(r"noise:([1-9][0-9]{0,3})(?:x([13])(?:x([1-9][0-9]{0,8}))?)?")
@@ -33,6 +35,7 @@ def load_noise(spec: str, *, out: Path) -> Dataset:
     """
     side, channels, count = parse(spec)
     folder = out / "datasets" / f"noise-{side}x{channels}x{count}"
+    refuse_links(out, f"datasets/{folder.name}")
     splits, hashes = [], []
     for split, images in zip(SPLITS, (count, count // 10), strict=True):
         shape = (images, side, side, channels)
@@ -60,8 +63,8 @@ def parse(spec: str) -> tuple[int, int, int]:
     if found is None:
         raise UserError(f"dataset '{spec}' does not parse: write {FORM} (SIDE up to 9999, CHANNELS 1 or 3)")
     count = int(found[3] or COUNT)
-    if count < FEWEST:
-        raise UserError(f"dataset '{spec}': {count} images are too few, COUNT is at least {FEWEST} in {FORM}")
+    if not FEWEST <= count <= MOST:
+        raise UserError(f"dataset '{spec}': {count} images; COUNT is {FEWEST} to {MOST} in {FORM}")
     return int(found[1]), int(found[2] or 3), count
 
 
@@ -73,16 +76,23 @@ def _images(folder: Path, split: str, shape: _Shape) -> np.ndarray:
     if found is not None:
         return found
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Another process may have written it while this one waited for the lock.
-            if _mapped(path, shape) is None:
-                _write(path, split, shape)
-            images: np.ndarray = np.load(path, mmap_mode="r")
-            return images
+        return _made(path, split, shape)
     except OSError as error:
+        if error.errno in FULL:
+            raise no_space(path, math.prod(shape), error) from None
+        if isinstance(error, NoSpace):
+            raise
         raise UserError(f"{path}: random pixels cannot be written there ({error})") from error
+
+
+@until_kept
+def _made(path: Path, split: str, shape: _Shape) -> np.ndarray:
+    """The images of a file that this process writes, or another one while this one waits."""
+    with hold(path.parent, wait=True) as lease:
+        if _mapped(path, shape) is None:
+            _write(path, split, shape, lease)
+        images: np.ndarray = np.load(path, mmap_mode="r")
+        return images
 
 
 def _mapped(path: Path, shape: _Shape) -> np.ndarray | None:
@@ -94,22 +104,15 @@ def _mapped(path: Path, shape: _Shape) -> np.ndarray | None:
     return images if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def _write(target: Path, split: str, shape: _Shape) -> None:
+def _write(target: Path, split: str, shape: _Shape, lease: Lease) -> None:
     """Writes the file, whole or not at all; raises UserError where there is no room for it."""
     needed, free = math.prod(shape), shutil.disk_usage(target.parent).free
     if needed > free:
         raise UserError(f"{target}: random pixels need {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free")
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for chunk in _chunks(split, shape):
-                file.write(chunk.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with lease.writing(target) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for chunk in _chunks(split, shape):
+            file.write(chunk.data)
 
 
 def _chunks(split: str, shape: _Shape) -> Iterator[np.ndarray]:

@@ -9,7 +9,8 @@ import torch
 
 from bench.data.arrays import Dataset
 from bench.data.domains import synthetic
-from bench.errors import UserError, nearest
+from bench.errors import UserError, nearest, printable
+from bench.layers import MOST_TASKS
 from bench.seeding import permutation
 
 SCENARIOS: dict[str, str] = {
@@ -89,6 +90,8 @@ def build(
         made = _data_il(dataset, tasks, split_order(len(dataset.train.images), split_seed, order))
     else:
         made = _domain_il(dataset, tasks, order_seed, domain_order if order == "seeded" else RELEASED_DOMAINS)
+    if len(made) > MOST_TASKS:
+        raise UserError(f"{name}: {len(made):,} tasks are more than {MOST_TASKS:,}: give --tasks")
     for task in made:
         if not (len(task.train) and len(task.test)):
             kind = "test" if len(task.train) else "training"
@@ -139,11 +142,16 @@ def _class_il(dataset: Dataset, tasks: int | None, order: np.ndarray) -> list[Ta
     tasks = min(DEFAULT_TASKS, count) if tasks is None else tasks
     if tasks > count:
         raise UserError(f"class_il: {tasks} tasks, but {dataset.name} has {count} classes")
+    parts = np.array_split(order, tasks)
+    task_of = np.empty(count, dtype=np.int64)
+    task_of[order] = np.repeat(np.arange(tasks), [len(part) for part in parts])
+    of_images = [task_of[split.labels] for split in (dataset.train, dataset.test)]
     made = []
-    for index, part in enumerate(np.array_split(order, tasks)):
-        train, test = (np.flatnonzero(np.isin(split.labels, part)) for split in (dataset.train, dataset.test))
+    for index, part in enumerate(parts):
+        train, test = (np.flatnonzero(of_image == index) for of_image in of_images)
         classes = tuple(int(label) for label in part)
-        made.append(Task(index, _joined([dataset.classes[label] for label in classes]), train, test, classes, None))
+        name = printable(_joined([dataset.classes[label] for label in classes]))
+        made.append(Task(index, name, train, test, classes, None))
     return made
 
 
@@ -179,7 +187,7 @@ def _domain_il(dataset: Dataset, tasks: int | None, order_seed: int, domain_orde
     for index, domain in enumerate(order[: tasks or None]):
         train, test = (np.flatnonzero(split.domains == domain) for split in (dataset.train, dataset.test))
         classes = tuple(range(len(dataset.classes)))
-        made.append(Task(index, names[domain], train, test, classes, domain))
+        made.append(Task(index, printable(names[domain]), train, test, classes, domain))
     return made
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,9 +21,13 @@ def save_tensors(
     write: Callable[[Path, bytearray], None] = write_atomic,
 ) -> None:
     """Writes tensors and a JSON note, sealed; equal content gives equal bytes. write: puts the bytes into the file."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps({**(note or {}), OWNER: place_of(path), "seal": OPEN}, sort_keys=True)
-    write(path, sealed_tensors(save(plain, {"note": text})))
+    write(path, sealed_tensors(save(on_cpu(tensors), {"note": text})))
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them."""
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,8 +37,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         note = check_tensors(path)
     except FileNotFoundError:
         raise Damaged(path, "is gone") from None
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise Damaged(path, f"holds no tensors ({error})") from None
 
 
 def training_state(learner: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

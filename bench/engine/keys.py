@@ -1,8 +1,8 @@
 """What stages depend on: the text that their keys are hashes of, and what a run feeds its encoder."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.config import RunConfig, digest, lean
+from bench.config import RunConfig, canonical, digest, digest_of, lean
 from bench.data.arrays import Stats, normalisation_of, statistics
 from bench.data.named import NAMED
 from bench.data.scenarios import Scenario
@@ -52,9 +52,30 @@ def identity(run: RunConfig, scenario: Scenario) -> tuple[dict[str, Any], dict[s
     return base, model
 
 
+class Texts(NamedTuple):
+    """Canonical texts of what all stages depend on, of what a network runs in, and of what task 0 depends on beside."""
+
+    base: str
+    model: str
+    first_task: str
+
+
+def texts_of(run: RunConfig, scenario: Scenario) -> Texts:
+    """The texts of a run, which are those of all its strategies."""
+    return Texts(*map(canonical, (*identity(run, scenario), first_task(run))))
+
+
 def first_key(run: RunConfig, scenario: Scenario) -> str:
     """Key of task 0, which all strategies share."""
-    return digest([*identity(run, scenario), first_task(run)])
+    return digest_of(texts_of(run, scenario))
+
+
+def setting_of(run: RunConfig, scenario: Scenario) -> str:
+    """Names what runs must share to be compared: all but method and seeds."""
+    base, model = identity(run, scenario)
+    drawn = [base["drawn"]] if "drawn" in base else []
+    where = [scenario.source, run.settings.data.domains, *drawn]
+    return digest({"base": where, **model, "init": None, **training(run)}, 8)
 
 
 def training(run: RunConfig) -> dict[str, Any]:

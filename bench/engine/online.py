@@ -14,8 +14,9 @@ from bench.data import augment
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine import checkpoint
-from bench.engine.train import Views
+from bench.engine.train import Views, part_of_batch
 from bench.evaluate.features import EVERY_TASK, Features
+from bench.models.gather import share
 from bench.models.learner import Learner
 from bench.models.optim import build_optimizer, learning_rate, set_learning_rate
 from bench.seeding import generator, permutation, seed_of
@@ -57,7 +58,7 @@ class Online:
         self.optimizer.step()
 
     def _batch(self, epoch: int, index: int, per_epoch: int) -> tuple[Tensor, Tensor]:
-        """Images (1, B, C, S, S) in the recipe of the second view, and labels (B,)."""
+        """This process' images (1, n, C, S, S) in the recipe of the second view, and the labels (B,) of all."""
         views = self.views
         if epoch != self.epoch:
             self.epoch = epoch
@@ -65,23 +66,23 @@ class Online:
             self.order = torch.from_numpy(permutation(len(self.images), views.seeds.data, *names))
             count = per_epoch * views.batch
             self.draw = views.draw(views.recipes[1], count, generator(views.seeds.augment, *names))
-        part = slice(index * views.batch, (index + 1) * views.batch)
-        chosen = self.order[part]
-        x = augment.apply(self.images[chosen], augment.take(self.draw, part), views.size, *views.stats)
+        own = part_of_batch(index, views.batch, share(views.batch))
+        x = augment.apply(self.images[self.order[own]], augment.take(self.draw, own), views.size, *views.stats)
+        chosen = self.order[part_of_batch(index, views.batch)]
         return x.unsqueeze(0), self.labels[chosen.to(self.labels.device)]
 
     @torch.no_grad()
     def _features(self, x: Tensor) -> Tensor:
-        """Features (B, F) of the online encoder: with running statistics left alone, or with those of the batch, which
-        then move the running ones, and the momentum encoder's too."""
+        """Features (B, F) of the online encoder, of all processes' images: with running statistics left alone, or with
+        those of the batch, which then move the running ones, and the momentum encoder's too."""
         learner = self.learner
         if self.leak:
             if learner.target is not None:
-                learner.encode(learner.target, x)
-            return learner.encode(learner.encoder, x)[0]
+                learner.encode_jointly(learner.target, x)
+            return learner.encode_jointly(learner.encoder, x)[0]
         learner.encoder.eval()
         try:
-            return learner.encode(learner.encoder, x)[0]
+            return learner.encode_jointly(learner.encoder, x)[0]
         finally:
             learner.encoder.train()
 

@@ -264,15 +264,21 @@ def _smallest_near_best(rates: dict[int, float]) -> int:
 def candidates(todo: "Collection[Stage]") -> list[int]:
     """1, 2, 4 ... and the most that can be of use: as the machine has cores or a GPU room, and stages can run at once.
 
-    todo: the stages to train; any two of different branches can run at once, so that the leaves count.
+    todo: the stages to train.
     """
     if not todo:
         return [1]
-    parents = {stage.parent for stage in todo}
     numerics = next(iter(todo)).run.settings.numerics
     most = GPU_JOBS if numerics.device == "cuda" else _cores() // numerics.threads
-    most = max(1, min(most, sum(stage.key not in parents for stage in todo)))
+    most = max(1, min(most, most_at_once(todo)))
     return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
+
+
+def most_at_once(todo: "Collection[Stage]") -> int:
+    """How many of the stages to train can be at work together, at least 1: any two of different branches can, so that
+    the leaves count."""
+    parents = {stage.parent for stage in todo}
+    return max(1, sum(stage.trains and stage.key not in parents for stage in todo))
 
 
 def _cores() -> int:

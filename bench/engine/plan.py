@@ -8,17 +8,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from bench.config import DataConfig, EncoderConfig, RunConfig, digest
+from bench.config import DataConfig, RunConfig, canonical, digest, digest_of
 from bench.data.arrays import Pending
 from bench.data.datasets import load
 from bench.data.pending import load_or_foresee
 from bench.data.scenarios import Scenario, Task, build
-from bench.engine.keys import first_key, first_task, identity, input_size, input_statistics, later_tasks, training
-from bench.engine.probing import Probe, check_names, probes_of, transfers_of
-from bench.engine.store import Store
-from bench.errors import UserError
-from bench.models.encoder import build_encoder
+from bench.engine.keys import Texts, later_tasks, setting_of, texts_of
+from bench.engine.probing import Probe, Target, check_names, probes_of, targets_of, transfers
+from bench.engine.sizes import check_sizes
 from bench.recipes import remarks_of
+from bench.source import base_code, trained_codes
 from methods import registry
 
 
@@ -41,6 +40,13 @@ class Stage:
     def trains(self) -> bool:
         """Whether a network is trained."""
         return self.kind in ("task", "joint")
+
+    @property
+    def code(self) -> str:
+        """The present code of it and of the stages before it."""
+        if not self.trains:
+            return base_code()
+        return trained_codes(self.run.objective, self.run.strategy, self.task + 1)[self.task]
 
     def rows(self, tasks: Sequence[Task]) -> np.ndarray:
         """The images it is trained on: indices into the training split, of the tasks of its scenario."""
@@ -156,8 +162,9 @@ def make_plan(runs: Iterable[RunConfig], out: Path, quiet: bool = True, foresee:
         known.add(planned.run_id)
         plan.runs.append(planned)
         for stage in stages:
-            first = plan.stages.get(stage.key, stage)
-            plan.stages[stage.key] = replace(first, probes=first.probes | stage.probes)
+            first = plan.stages.setdefault(stage.key, stage)
+            if not stage.probes <= first.probes:
+                plan.stages[stage.key] = replace(first, probes=first.probes | stage.probes)
     return plan
 
 
@@ -168,65 +175,69 @@ def _planned(runs: list[RunConfig], loading: _Loading) -> list[tuple[PlannedRun,
     for position, run in enumerate(runs):
         positions.setdefault(_sequence(run), []).append(position)
     made: dict[int, tuple[PlannedRun, list[Stage], set[Pending]]] = {}
+    shared: dict[tuple[object, ...], _Shared] = {}
     for sequence, members in positions.items():
         scenario = _scenario(sequence, loading)
         pending = {each for each in (scenario.dataset.pending,) if each is not None}
+        texts: dict[tuple[int, ...], Texts] = {}
         for position in members:
-            planned, stages = _plan_run(runs[position], scenario)
-            made[position] = (*_with_transfer(planned, stages, loading.out, loading.quiet), pending)
-            _check_sizes(made[position][0], scenario)
+            run = runs[position]
+            alike, first = _but_seeds(run), _but_strategy(run)
+            if alike not in shared:
+                shared[alike] = _share(run, scenario, loading)
+            if first not in texts:
+                texts[first] = texts_of(run, scenario)
+            made[position] = (*_plan_run(run, scenario, shared[alike], texts[first]), pending)
+            check_sizes(run, scenario)
     return [made[position] for position in range(len(runs))]
 
 
-def _check_sizes(planned: PlannedRun, scenario: Scenario) -> None:
-    run = planned.config
-    _check_builds(run.settings.encoder, scenario.dataset.train.images.shape[3], input_size(run, scenario))
-    batch, smallest = run.settings.train.batch, min(planned.images)
-    if batch > smallest:
-        task = planned.images.index(smallest)
-        raise UserError(
-            f"train.batch {batch} is larger than task {task} ({planned.task_names[task]}), which has "
-            f"{smallest} images: use at most that"
-        )
-    queue = run.objective_hparams.get("queue")
-    if queue is not None and queue < batch:
-        raise UserError(f"{run.objective}.queue {queue} is smaller than train.batch {batch}: use at least that")
-    if batch < 2:
-        raise UserError("train.batch must be at least 2")
-    _check_groups(run.settings.train.device_groups, batch)
-    input_statistics(run, scenario)
+class _Shared(NamedTuple):
+    """What runs that differ in their seeds alone have in common. later: canonical text of what tasks after the first
+    depend on; targets: other datasets that are probed."""
+
+    trains: str
+    later: str
+    setting: str
+    method_setting: str
+    remarks: tuple[str, ...]
+    targets: tuple[Target, ...]
 
 
-def _check_groups(groups: int, batch: int) -> None:
-    fitting = [count for count in range(1, batch // 2 + 1) if batch % count == 0]
-    if groups not in fitting:
-        close = min(fitting, key=lambda count: abs(count - groups))
-        raise UserError(
-            f"train.device_groups {groups} does not divide train.batch {batch} into groups of 2 or more: "
-            f"the nearest that does is {close}"
-        )
+def _but_seeds(run: RunConfig) -> tuple[object, ...]:
+    """Equal for runs that differ in their seeds alone where they are copies of one another, as those of a grid are."""
+    values = (run.settings, run.objective_hparams, run.strategy_hparams, run.overrides)
+    return (run.scenario, run.objective, run.strategy, run.vary, run.preset, run.recipe, *map(id, values))
 
 
-@lru_cache
-def _check_builds(encoder: EncoderConfig, channels: int, size: int) -> None:
-    if encoder.name.startswith("timm:"):
-        build_encoder(encoder, channels, size, 0)
+def _share(run: RunConfig, scenario: Scenario, loading: _Loading) -> _Shared:
+    check_names(run.settings)
+    return _Shared(
+        trains=registry.get("strategy", run.strategy).trains,
+        later=canonical(later_tasks(run)),
+        setting=setting_of(run, scenario),
+        method_setting=digest([run.objective_hparams, run.strategy_hparams], 8),
+        remarks=tuple(remarks_of(run)),
+        targets=targets_of(run, run.settings.probe, loading.out, loading.quiet),
+    )
 
 
-def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stage]]:
+def _but_strategy(run: RunConfig) -> tuple[int, ...]:
+    """The same, within a sequence of tasks, for runs that differ in their strategy alone."""
+    seeds = run.seeds
+    return id(run.settings), id(run.objective_hparams), seeds.init, seeds.data, seeds.augment
+
+
+def _plan_run(run: RunConfig, scenario: Scenario, shared: _Shared, texts: Texts) -> tuple[PlannedRun, list[Stage]]:
     settings, seeds = run.settings, run.seeds
-    base, model = identity(run, scenario)
-    check_names(settings)
-    probes = probes_of(run)
+    probes = (*probes_of(run), *transfers(shared.targets, settings.probe, seeds.probe))
+    pixels = digest_of([texts.base, '"pixels"', str(settings.numerics.threads)])
     stages = [
-        Stage(digest([base, "pixels", settings.numerics.threads]), "pixels", -1, None, run),
-        Stage(digest([base, model, "init"]), "init", -1, None, run),
-        *_trained_stages(run, scenario),
+        Stage(pixels, "pixels", -1, None, run, _fitting(probes, "pixels")),
+        Stage(digest_of([texts.base, texts.model, '"init"']), "init", -1, None, run, _fitting(probes, "init")),
+        *_trained_stages(run, scenario, shared, texts, probes),
     ]
-    stages = [replace(stage, probes=frozenset(p for p in probes if p.fits(stage.kind))) for stage in stages]
     last = len(scenario.tasks) - 1
-    drawn = [base["drawn"]] if "drawn" in base else []
-    setting = {"base": [scenario.source, settings.data.domains, *drawn], **model, "init": None, **training(run)}
     planned = PlannedRun(
         run_id=digest([stages[-1].key, run.strategy, run.seed, run.vary, seeds.probe]),
         config=run,
@@ -236,55 +247,32 @@ def _plan_run(run: RunConfig, scenario: Scenario) -> tuple[PlannedRun, list[Stag
         images=tuple(len(task.train) for task in scenario.tasks),
         dataset=scenario.dataset.name,
         synthetic_domains=scenario.synthetic_domains,
-        note="; ".join(filter(None, (scenario.note, *remarks_of(run)))),
-        setting=digest(setting, 8),
-        method_setting=digest([run.objective_hparams, run.strategy_hparams], 8),
+        note="; ".join(filter(None, (scenario.note, *shared.remarks))),
+        setting=shared.setting,
+        method_setting=shared.method_setting,
         probes=probes,
     )
     return planned, stages
 
 
-def _trained_stages(run: RunConfig, scenario: Scenario) -> list[Stage]:
-    trains = registry.get("strategy", run.strategy).trains
-    if trains == "never":
+@lru_cache(maxsize=64)
+def _fitting(probes: tuple[Probe, ...], kind: str) -> frozenset[Probe]:
+    """Those of the probes that a stage of a kind has."""
+    return frozenset(probe for probe in probes if probe.fits(kind))
+
+
+def _trained_stages(
+    run: RunConfig, scenario: Scenario, shared: _Shared, texts: Texts, probes: tuple[Probe, ...]
+) -> list[Stage]:
+    if shared.trains == "never":
         return []
-    if trains == "jointly":
-        key = digest([*identity(run, scenario), "joint", first_task(run)])
-        return [Stage(key, "joint", 0, None, run)]
-    stages = [Stage(first_key(run, scenario), "task", 0, None, run)]
-    later = later_tasks(run)
+    if shared.trains == "jointly":
+        key = digest_of([texts.base, texts.model, '"joint"', texts.first_task])
+        return [Stage(key, "joint", 0, None, run, _fitting(probes, "joint"))]
+    fitting = _fitting(probes, "task")
+    stages = [Stage(digest_of(texts), "task", 0, None, run, fitting)]
     for task in range(1, len(scenario.tasks)):
-        stages.append(Stage(digest([stages[-1].key, task, later]), "task", task, stages[-1].key, run))
+        parent = stages[-1].key
+        key = digest_of([f'"{parent}"', str(task), shared.later])
+        stages.append(Stage(key, "task", task, parent, run, fitting))
     return stages
-
-
-def _with_transfer(planned: PlannedRun, stages: list[Stage], out: Path, quiet: bool) -> tuple[PlannedRun, list[Stage]]:
-    """The run with the probes on other datasets, which every stage has."""
-    more = transfers_of(planned.config, planned.config.settings.probe, out, quiet)
-    stages = [replace(stage, probes=stage.probes.union(more)) for stage in stages]
-    return replace(planned, probes=planned.probes + more), stages
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a plan is: counts of stages."""
-
-    done: int
-    partial: int
-    to_do: int
-    shared: int
-
-
-def status_of(plan: Plan, store: Store) -> Status:
-    """Counts finished, half-trained and missing stages, and those that several runs share."""
-    done = {key for key in plan.stages if is_done(plan.stages[key], store)}
-    partial = [key for key in plan.stages if key not in done and store.partial(key).exists()]
-    shared = [key for key, runs in plan.users().items() if len(runs) > 1]
-    return Status(len(done), len(partial), len(plan.stages) - len(done) - len(partial), len(shared))
-
-
-def is_done(stage: Stage, store: Store) -> bool:
-    """Whether a stage is trained and all its probes have run."""
-    return store.facts(stage.key) is not None and all(
-        store.probe(stage.key, probe.key).exists() for probe in stage.probes
-    )

@@ -1,8 +1,8 @@
 """Which probes a stage has, the names of their results, and running one on a stage that is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Probe:
     rate: float | None = None
     target: Target | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name of its results: settings and seed."""
         settings = settings_of(self.name, self.config)
@@ -108,14 +108,23 @@ def probes_of(run: RunConfig) -> tuple[Probe, ...]:
 
 
 def transfers_of(run: RunConfig, config: ProbeConfig, out: Path, quiet: bool) -> tuple[Probe, ...]:
-    """The probes on each dataset of `config.transfer`, which is loaded once per process."""
+    """The probes of a run on each dataset of `config.transfer`."""
+    return transfers(targets_of(run, config, out, quiet), config, run.seeds.probe)
+
+
+def transfers(targets: Iterable[Target], config: ProbeConfig, seed: int) -> tuple[Probe, ...]:
+    """The probes on other datasets."""
+    return tuple(Probe(name, getattr(config, name), seed, None, t) for t in targets for name in TRANSFER_PROBES)
+
+
+def targets_of(run: RunConfig, config: ProbeConfig, out: Path, quiet: bool) -> tuple[Target, ...]:
+    """The datasets of `config.transfer`, of which each is loaded."""
     targets = []
     for spec in dict.fromkeys(config.transfer):
         where = replace(run.settings.data, dataset=spec, tasks=None, domains=())
         data = _dataset(where, out, quiet)
         targets.append(Target(where, data.name, data.digest, (len(data.train.labels), len(data.test.labels))))
-    seed = run.seeds.probe
-    return tuple(Probe(name, getattr(config, name), seed, None, t) for t in targets for name in TRANSFER_PROBES)
+    return tuple(targets)
 
 
 @lru_cache(maxsize=2)
@@ -146,13 +155,11 @@ class Subject:
 
 
 def run_on(subject: Subject, probe: Probe, store: Store) -> list[dict[str, Any]]:
-    """The rows of a probe on a trained stage; changes nothing but caches. Raises UserError for one that only training
-    can run."""
+    """The rows of a probe on a trained stage; changes nothing but caches. Raises Damaged where what it is to run on is
+    not whole, or not there."""
     if probe.kind == "training":
-        path = store.online(subject.key)
-        if not path.exists():
-            raise UserError(f"probe {probe.name} runs while a stage trains: stage {subject.key} was trained without it")
-        return online_rows(load_tensors(path)[0], subject.features, len(subject.scenario.tasks))
+        state, _ = load_tensors(store.online(subject.key))
+        return online_rows(state, subject.features, len(subject.scenario.tasks))
     if probe.target is not None:
         features = _transferred(subject, probe.target, store)
         return run_transfer(probe.name, probe.config, features, probe.target.name, probe.seed)
@@ -175,4 +182,4 @@ def _transferred(subject: Subject, target: Target, store: Store) -> Features:
         data = _dataset(target.data, store.out, True)
         features = transfer_features(data, learner, subject.size, channels)
         save_tensors(path, features.tensors(), write=store.write)
-    return Features(**load_tensors(path)[0])
+    return Features.of(load_tensors(path)[0], path)

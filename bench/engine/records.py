@@ -4,7 +4,7 @@ A record only ever grows by rows; the file is replaced as a whole under a lease,
 leaves a part of a row behind.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from bench.engine.environment import environment
 from bench.engine.plan import PlannedRun
 from bench.engine.probing import Probe
-from bench.engine.store import Store, keep_aside, read_whole
+from bench.engine.progress import follows
+from bench.engine.store import Store, keep_aside, set_aside, was_set_aside, whole_artefact
 from bench.errors import UserError
-from bench.lease import Lease, hold_briefly
-from bench.report.records import Line, contradiction, whole_lines
+from bench.lease import Lease, until_kept
+from bench.report.records import Line, codes_of, contradiction, key_of, whole_lines
 from bench.seal import sealed
 
 Row = dict[str, Any]
@@ -61,13 +62,20 @@ class _Record:
         if reorder:
             place = {line.text: number for number, line in enumerate(wanted)}
             lines.sort(key=lambda line: _rank(line, place))
-        if ahead or fresh:
+        try:
             found = contradiction(line.row for line in lines)
-            if found is not None:
-                raise Contradiction(f"{self.path}: a result says otherwise than the record: {found}")
+        except UserError as error:
+            raise Contradiction(f"{self.path}: {error}") from None
+        if found is not None:
+            what = "a result says otherwise than the record" if ahead or fresh else "two rows contradict each other"
+            raise Contradiction(f"{self.path}: {what}: {found}")
         if self.mended or lines != self.lines:
             self.lines, self.mended = lines, False
             self.lease.write(self.path, self._text())
+
+    def says_otherwise(self, rows: Sequence[Row]) -> bool:
+        """Whether other code made a stage of these rows than made it for the record."""
+        return _of_other_code((line.row for line in self.lines), rows)
 
     def _text(self) -> bytes:
         return b"".join(line.text + b"\n" for line in self.lines)
@@ -82,13 +90,14 @@ def _rank(line: Line, place: dict[bytes, int]) -> tuple[int, int]:
 @contextmanager
 def _held(store: Store, path: Path) -> Iterator[_Record]:
     """A file of rows while no other process writes it; of one with lines that are not whole a copy is set aside."""
-    with hold_briefly(store.out / "locks" / f"{path.parent.name}-{path.stem}") as lease:
+    with store.lock_rows(path) as lease:
         record = _Record(path, lease, path.read_bytes() if path.exists() else b"")
         if record.faults:
             keep_aside(store.out, path, "; ".join(record.faults))
         yield record
 
 
+@until_kept
 def append_rows(store: Store, path: Path, rows: list[Row]) -> None:
     """Appends the rows that are not there yet, in order; a torn last line is cut off. Raises Contradiction."""
     with _held(store, path) as record:
@@ -125,32 +134,89 @@ def config_row(run: PlannedRun) -> Row:
     }
 
 
+@until_kept
 def start_record(run: PlannedRun, store: Store) -> None:
     """Makes sure that the run has a whole record, so that a report counts it even if it never finishes.
 
     A record of the same run from another environment or code is left as it is: its rows say which code made each stage.
+    That of another run is set aside.
     """
     with _held(store, store.record(run.run_id)) as record:
-        has_config = any(line.row.get("kind") == "config" for line in record.lines)
+        configs = [line.row for line in record.lines if line.row.get("kind") == "config"]
+        has_config = any(row.get("run_id") == run.run_id for row in configs)
+        if configs and not has_config:
+            keep_aside(store.out, record.path, f"is the record of another run, {configs[0].get('run_id')}")
+            record.lines, record.mended = [], True
         rows = _rows_from(run, store, 0)[0] if record.faults else []
+        rows = [] if record.says_otherwise(rows) else rows
         record.add(rows, first=[] if has_config else [config_row(run)], reorder=True)
 
 
-def sync_record(run: PlannedRun, store: Store) -> int:
+@until_kept
+def sync_record(run: PlannedRun, store: Store, since: int | None = None) -> int:
     """Appends the rows of every finished stage up to the first unfinished one; returns how many stages those are.
 
-    Over all stages of a run this reads each stage once, unless others write into the record meanwhile. Raises
-    Contradiction where a stage says otherwise than the record.
+    A record of stages that have been made again since stays as it is until all stages of the run are done; then it is
+    set aside for a new one. since: number of the first stage that may not be what it was. Over all stages of a run this
+    reads each stage once, unless others write into the record meanwhile. Raises Contradiction where a stage of the
+    same code says otherwise than the record.
     """
     path = store.record(run.run_id)
     with _held(store, path) as record:
         known = _SYNCED.get((path, run.probes))
         if known is not None and (record.mended or known.mark != _mark(path)):
             known = None
-        rows, stages = _rows_from(run, store, 0 if known is None else known.stages)
-        record.add(rows, reorder=bool(record.faults))
+        first = 0 if known is None else min(known.stages, len(run.stages) if since is None else since)
+        rows, stages = _rows_from(run, store, first)
+        if record.says_otherwise(rows):
+            first = 0
+            rows, stages = _rows_from(run, store, first)
+            if stages < len(run.stages):
+                _SYNCED.pop((path, run.probes), None)
+                return stages
+            why = "is of stages that have been made again since"
+            keep_aside(store.out, path, why, quietly=True)
+            set_aside(store.out, store.merged(run.run_id), why, record.lease, quietly=True)
+            record.lines = []
+            rows.insert(0, config_row(run))
+        # Rows that were damaged have come back one by one: with the last stage there, in their order.
+        mended = stages == len(run.stages) and was_set_aside(store.out, path)
+        if mended and first:
+            rows, _ = _rows_from(run, store, 0)
+        record.add(rows, reorder=mended or bool(record.faults))
         _SYNCED[path, run.probes] = _Synced(stages, _mark(path))
     return stages
+
+
+@until_kept
+def mend_record(run: PlannedRun, store: Store) -> None:
+    """Takes out of a record what is not whole, or says otherwise than the run's finished stages, and puts in what they
+    say. A copy is set aside first where anything is taken out."""
+    with _held(store, store.record(run.run_id)) as record:
+        rows = rows_here(run, store, [line.row for line in record.lines])
+        wrong = contradicted([line.row for line in record.lines], rows)
+        if wrong:
+            keep_aside(store.out, record.path, "says otherwise than the stages")
+            record.lines, record.mended = [line for line in record.lines if line.row not in wrong], True
+        record.add(rows, reorder=bool(record.faults or wrong))
+
+
+def rows_here(run: PlannedRun, store: Store, recorded: Sequence[Row]) -> list[Row]:
+    """What a run's finished stages say, up to the first unfinished one; nothing where other code has made one of them
+    again since it was recorded."""
+    rows, _ = _rows_from(run, store, 0)
+    return [] if _of_other_code(recorded, rows) else rows
+
+
+def _of_other_code(recorded: Iterable[Row], rows: Iterable[Row]) -> bool:
+    known = codes_of(recorded)
+    return any(task in known and known[task].isdisjoint(made) for task, made in codes_of(rows).items())
+
+
+def contradicted(recorded: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The rows of a record in whose place one of `rows` says otherwise."""
+    right = {key: row for row in rows if (key := key_of(row)) is not None}
+    return [row for row in recorded if (key := key_of(row)) in right and row != right[key]]
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
@@ -176,7 +242,7 @@ def _rows_from(run: PlannedRun, store: Store, stages: int) -> tuple[list[Row], i
 
 def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[Row] | None:
     facts = store.facts(key)
-    if facts is None:
+    if facts is None or not follows(facts, store.facts):
         return None
     results = [probe_rows(store, key, probe) for probe in run.probes if probe.fits(facts["kind"])]
     if any(found is None for found in results):
@@ -187,8 +253,8 @@ def _stage_rows(run: PlannedRun, store: Store, key: str, task: int) -> list[Row]
             rows.append(accuracy_row(row, task))
     if facts["watch"] is not None:
         rows.append({"kind": "watch", "after_task": task, **facts["watch"]})
-    if facts["kind"] in ("task", "joint"):
-        rows.append({"kind": "stage", "after_task": task, "stage": key, "code": facts["code"]})
+    several = {"sessions": facts["sessions"]} if len(facts["sessions"]) > 1 else {}
+    rows.append({"kind": "stage", "after_task": task, "stage": key, "code": facts["code"], **several})
     return rows
 
 
@@ -201,7 +267,7 @@ def accuracy_row(row: Row, task: int) -> Row:
 
 def probe_rows(store: Store, key: str, probe: Probe) -> list[Row] | None:
     """Cached rows of a probe on a stage, or None where it has not run."""
-    content = read_whole(store.probe(key, probe.key))
+    content = whole_artefact(store.probe(key, probe.key))
     return None if content is None else content["rows"]
 
 

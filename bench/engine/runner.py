@@ -5,7 +5,7 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.config import RunConfig
+from bench.engine import company, stopping
+from bench.engine.failures import began, failure_of, mark_failure
+from bench.engine.origin import GO_ON, Terms
 from bench.engine.packing import Worker, end_workers, start_worker
-from bench.engine.plan import Plan, PlannedRun, Stage, is_done
+from bench.engine.plan import Plan, PlannedRun, Stage
+from bench.engine.progress import done_and_stale, is_done
 from bench.engine.records import Contradiction, record_failure, record_timing, start_record, sync_record
 from bench.engine.stage import Emit, do_stage
 from bench.engine.store import Store
@@ -25,6 +29,9 @@ from bench.files import FULL, NoSpace, no_space, write_atomic
 from bench.lease import Busy, LostLease
 from bench.seal import Damaged
 
+DOOM_SECONDS = 1.0
+"""After the death of a worker: where all processes of a job are being killed, this one ends before it takes that for a
+failure of the stage."""
 RETRY_SECONDS = 1.0
 REPAIRS = 3
 """How often a stage is made again because others find its model damaged: more often, the disk is broken."""
@@ -37,10 +44,12 @@ class Outcome(NamedTuple):
     text: str = ""
 
 
-def attempt(stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False) -> Outcome:
-    """Does a stage and says how it went; wanted: see `do_stage`."""
+def attempt(
+    stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False, terms: Terms = GO_ON
+) -> Outcome:
+    """Does a stage and says how it went; wanted, terms: see `do_stage`."""
     try:
-        return Outcome("done" if do_stage(stage, out, save_every, emit, wanted) else "cached")
+        return Outcome("done" if do_stage(stage, out, save_every, emit, wanted, terms) else "cached")
     except (Busy, LostLease):
         return Outcome("busy")
     except Damaged as error:
@@ -63,7 +72,7 @@ def attempt(stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether memory of the machine or of the device has run out."""
-    wants = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+    wants = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "alloc_failed")
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in wants)
 
 
@@ -83,18 +92,18 @@ def execute(
     finished: Callable[[Stage, str], None],
     shard: tuple[int, int] = (0, 1),
     isolated: bool = False,
+    terms: Terms = GO_ON,
+    done: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Makes all stages of a plan done, those with the longest chains behind them first, `jobs` at a time, and keeps the
     records of their runs.
 
     finished: called with each stage and 'done', 'cached' or the reason of its failure. shard: (i, n), of n processes
     on this folder the i-th, which begins with its own part and then helps the others. isolated: whether stages run in
-    processes of their own even one at a time. Returns the reasons of failed stages; raises NoSpace, and Stopped.
+    processes of their own even one at a time. terms: see `do_stage`. done: keys of the stages that need nothing, where
+    they are known. Returns the reasons of failed stages; raises NoSpace, and Stopped.
     """
-    store = Store(out)
-    for run in plan.runs:
-        start_record(run, store)
-    board = _Board(plan, store, finished, shard)
+    board = _Board(plan, Store(out), finished, shard, terms, done)
     if jobs == 1 and not isolated:
         _in_this_process(board, out, save_every, emit)
     else:
@@ -102,19 +111,31 @@ def execute(
     return board.failures
 
 
+def _done(plan: Plan, store: Store, terms: Terms) -> set[str]:
+    done, stale = done_and_stale(plan, store)
+    return done - stale if terms.retrain else done
+
+
 class _Board:
     """Which stages wait, which are ready, what has come of the others; writes the records as stages end."""
 
     def __init__(
-        self, plan: Plan, store: Store, finished: Callable[[Stage, str], None], shard: tuple[int, int] = (0, 1)
+        self,
+        plan: Plan,
+        store: Store,
+        finished: Callable[[Stage, str], None],
+        shard: tuple[int, int] = (0, 1),
+        terms: Terms = GO_ON,
+        done: Collection[str] | None = None,
     ) -> None:
-        self.plan, self.store, self.finished, self.shard = plan, store, finished, shard
+        self.plan, self.store, self.finished, self.shard, self.terms = plan, store, finished, shard, terms
         self.users = plan.users()
         self.place = {key: number for number, run in reversed([*enumerate(plan.runs)]) for key in run.stages}
         self.children: dict[str, list[Stage]] = {key: [] for key in plan.stages}
         self.failures: dict[str, str] = {}
         self.waiting = set(plan.stages)
         self.repairs: Counter[str] = Counter()
+        self.began = began(store)
         self.turns = count()
         self.turn = {key: next(self.turns) for key in plan.stages}
         self.ready: list[tuple[bool, float, int, str]] = []
@@ -123,9 +144,15 @@ class _Board:
             if stage.parent is not None:
                 self.children[stage.parent].append(stage)
         self.behind = self._chains()
-        self.done = {key for key, stage in plan.stages.items() if is_done(stage, store)}
+        self.done = set(_done(plan, store, terms) if done is None else done)
+        # Thousands of finished runs would keep the others waiting: their records are looked at when nothing can start.
+        self.unseen = [
+            run for run in plan.runs if self.done.issuperset(run.stages) and store.record(run.run_id).exists()
+        ]
+        later = {run.run_id for run in self.unseen}
         for run in plan.runs:
-            self._sync(run)
+            if run.run_id not in later:
+                self._see(run)
         self.waiting -= self.done
         for stage in plan.stages.values():
             if stage.key in self.done:
@@ -141,9 +168,20 @@ class _Board:
         while self.ready:
             stage = self.plan.stages[heappop(self.ready)[-1]]
             if self._can_start(stage):  # not where it was queued twice, or its parent has been opened again
+                failure = failure_of(self.store, stage.key, self.began)
+                if failure is not None and not is_done(stage, self.store):
+                    self.settle(stage, failure["reason"])
+                    continue
                 self.waiting.remove(stage.key)
                 return stage
         return None
+
+    def review(self) -> bool:
+        """Looks at the record of a finished run that has not been looked at; False where there is none."""
+        if not self.unseen:
+            return False
+        self._see(self.unseen.pop())
+        return True
 
     def wants(self, stage: Stage) -> bool:
         """Whether this stage was found to lack its model."""
@@ -156,12 +194,12 @@ class _Board:
         heappush(self.later, (time.monotonic() + RETRY_SECONDS, stage.key))
 
     def mend(self, stage: Stage, key: str) -> None:
-        """A stage found the model of another, its parent, damaged or gone: that one is made first, then this."""
-        self.repairs[key] += 1
-        if key == stage.key:
+        """A stage found its own model damaged or gone, or that of its parent, which is made first then."""
+        self.repairs[key] += key == stage.key or key in self.done  # else another has found it out before
+        if key not in self.plan.stages or key in self.failures or self.repairs[key] > REPAIRS:
+            self.fail(stage, f"the stage {key} is damaged, and making it again does not help")
+        elif key == stage.key:
             self.again(stage)
-        elif key not in self.plan.stages or key in self.failures or self.repairs[key] > REPAIRS:
-            self.settle(stage, f"the stage {key} is damaged, and making it again does not help")
         else:
             self.waiting.add(stage.key)
             self._open_again(key)
@@ -173,6 +211,12 @@ class _Board:
             self.waiting.add(key)
             if self._can_start(self.plan.stages[key]):
                 self._queue(self.plan.stages[key])
+
+    def fail(self, stage: Stage, reason: str) -> None:
+        """Books a failure of this process, which the others need not repeat."""
+        with suppress(OSError):  # a full disk may be what went wrong
+            mark_failure(self.store, stage.key, reason)
+        self.settle(stage, reason)
 
     def settle(self, stage: Stage, result: str) -> None:
         """Books the end of a stage: 'done', 'cached' or a reason of failure, with which all that needs it fails too."""
@@ -224,13 +268,17 @@ class _Board:
             # Only what failed first goes into the record: a report shows the last reason.
             if stage.key not in self.done and stage.parent not in self.failures:
                 record_failure(run, self.store, task, result)
-            self._sync(run)
+            self._sync(run, run.stages.index(stage.key))
 
-    def _sync(self, run: PlannedRun) -> None:
+    def _see(self, run: PlannedRun) -> None:
+        start_record(run, self.store)
+        self._sync(run, since=0)
+
+    def _sync(self, run: PlannedRun, since: int | None = None) -> None:
         """Brings a record up to date; a stage whose results are damaged is made again, a result that contradicts the
-        record fails its run."""
+        record fails its run. since: number of the first of its stages that may have changed, if any may."""
         try:
-            stages = sync_record(run, self.store)
+            stages = sync_record(run, self.store, since)
         except Contradiction as error:
             key = run.stages[-1]
             if key not in self.failures:
@@ -242,12 +290,14 @@ class _Board:
 
 
 def _in_this_process(board: _Board, out: Path, save_every: float, emit: Emit) -> None:
-    while board.waiting:
+    while board.waiting or board.unseen:
+        stopping.check()  # a signal that came while a stage failed
         stage = board.take()
-        if stage is None:
+        if stage is not None:
+            _book(board, stage, attempt(stage, out, save_every, emit, board.wants(stage), board.terms))
+        elif not board.review():
             time.sleep(RETRY_SECONDS / 4)
-            continue
-        _book(board, stage, attempt(stage, out, save_every, emit, board.wants(stage)))
+        company.check()
 
 
 def _book(board: _Board, stage: Stage, outcome: Outcome) -> None:
@@ -257,25 +307,28 @@ def _book(board: _Board, stage: Stage, outcome: Outcome) -> None:
         board.mend(stage, outcome.text)
     elif outcome.status == "full":
         raise NoSpace(outcome.text)
+    elif outcome.status == "failed":
+        board.fail(stage, outcome.text)
     else:
-        board.settle(stage, outcome.text if outcome.status == "failed" else outcome.status)
+        board.settle(stage, outcome.status)
 
 
 def _in_workers(board: _Board, out: Path, jobs: int, save_every: float, emit: Emit) -> None:
     workers: list[Worker] = []
     at: dict[Worker, Stage] = {}
     try:
-        while board.waiting or at:
+        while board.waiting or at or board.unseen:
             free = [worker for worker in workers if worker not in at]
             while (free or len(workers) < jobs) and (stage := board.take()) is not None:
                 if not free:
-                    free = [start_worker(_serve, out, save_every)]
+                    free = [start_worker(_serve, out, save_every, board.terms)]
                     workers += free
                 worker = free.pop()
                 at[worker] = stage
                 with suppress(BrokenPipeError, ConnectionResetError):  # it has died: `_listen` finds out
                     worker.pipe.send((stage, board.wants(stage)))
-            for pipe in wait([worker.pipe for worker in at], timeout=RETRY_SECONDS / 4):
+            patience = 0.0 if board.review() else RETRY_SECONDS / 4
+            for pipe in wait([worker.pipe for worker in at], timeout=patience):
                 worker = next(worker for worker in at if worker.pipe is pipe)
                 if not _listen(board, worker, at, emit):
                     workers.remove(worker)
@@ -293,8 +346,10 @@ def _listen(board: _Board, worker: Worker, at: dict[Worker, Stage], emit: Emit) 
         if code in (130, 143):
             board.again(stage)  # asked to end by somebody else than this process, and saved
         else:
+            if code == -signal.SIGKILL:
+                time.sleep(DOOM_SECONDS)
             text = f"its process ended with exit code {code}"
-            board.settle(stage, f"{text}: killed, or {what_to_lower(stage.run)}" if code == -signal.SIGKILL else text)
+            board.fail(stage, f"{text}: killed, or {what_to_lower(stage.run)}" if code == -signal.SIGKILL else text)
         return False
     if isinstance(message, dict):
         emit(message)
@@ -303,7 +358,7 @@ def _listen(board: _Board, worker: Worker, at: dict[Worker, Stage], emit: Emit) 
     return True
 
 
-def _serve(pipe: Connection, out: Path, save_every: float) -> None:
+def _serve(pipe: Connection, out: Path, save_every: float, terms: Terms = GO_ON) -> None:
     """A worker: does the stages it is sent until the other end closes."""
 
     def emit(event: dict[str, Any]) -> None:
@@ -315,4 +370,5 @@ def _serve(pipe: Connection, out: Path, save_every: float) -> None:
     with suppress(EOFError, OSError):
         while True:
             stage, wanted = pipe.recv()
-            pipe.send(tuple(attempt(stage, out, save_every, emit, wanted)))
+            pipe.send(tuple(attempt(stage, out, save_every, emit, wanted, terms)))
+            stopping.check()

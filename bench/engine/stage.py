@@ -5,23 +5,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from bench.config import RunConfig
-from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
-from bench.engine.checkpoint import load_tensors, restore_training_state, save_tensors, training_state
-from bench.engine.environment import code_hash, environment
+from bench.engine.checkpoint import load_tensors, on_cpu, save_tensors
+from bench.engine.company import agree, call, first_alone, part, together
+from bench.engine.environment import environment
 from bench.engine.keys import input_size, input_statistics
-from bench.engine.online import Online
-from bench.engine.plan import Stage, is_done, scenario_of
+from bench.engine.origin import GO_ON, Origin, Terms, begun, origin_in
+from bench.engine.plan import Stage, scenario_of
 from bench.engine.probing import Subject, run_on
-from bench.engine.stopping import asked, check, in_steps
+from bench.engine.progress import is_done
+from bench.engine.stopping import Stopped, asked, in_steps
 from bench.engine.store import Store
-from bench.engine.train import Diverged, Progress, Views, train_task
+from bench.engine.task import Order, Training, build_learner, start_task
+from bench.engine.train import Diverged, Progress, train_task
 from bench.evaluate.features import (
     COLLAPSE_STD,
     Features,
@@ -32,12 +35,7 @@ from bench.evaluate.features import (
     project,
     watch,
 )
-from bench.models.encoder import build_encoder
 from bench.models.learner import Learner
-from bench.models.optim import build_optimizer
-from bench.seeding import generator, seed_of
-from methods import registry
-from methods.base import TaskContext
 
 Emit = Callable[[dict[str, Any]], None]
 """Receives progress: {stage, step, steps, epoch, epochs, loss, rate} or {stage, phase}."""
@@ -57,30 +55,47 @@ class Clock:
         return result
 
 
-def do_stage(stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False) -> bool:
+def do_stage(
+    stage: Stage, out: Path, save_every: float, emit: Emit, wanted: bool = False, terms: Terms = GO_ON
+) -> bool:
     """Makes a stage done: whatever of it is missing or damaged; False where nothing was, as another process has done
     it.
 
-    save_every: seconds between saves inside a task; no result depends on it. wanted: whether a stage lacks this one's
-    model. Raises Busy where another process is at it, LostLease where another has taken it over meanwhile, Damaged
-    where the model that it starts from is not whole, Diverged where the loss is no longer a number, and Stopped.
+    save_every: seconds between saves inside a task; no result depends on it. wanted: whether something lacks what this
+    one hands on. terms: what is allowed beside going on. Raises Busy where another process is at it, LostLease where
+    another has taken it over meanwhile, Damaged where what it starts from is not whole, Diverged where the loss is no
+    longer a number, UserError where it was begun elsewhere, and Stopped.
     """
     with Store(out).lock(stage.key) as store:
-        store.examine(stage.key, trained=wanted)
-        if is_done(stage, store):
+        store.examine(stage.key, _handed_on(stage, store) if wanted else [])
+        facts = store.facts(stage.key)
+        holds = facts is not None and origin_in(facts).holds(stage, _code_before(stage, store), terms)
+        if holds and is_done(stage, store):
             return False
         numerics = stage.run.settings.numerics
         torch.set_num_threads(numerics.threads)
         clock = Clock({})
         emit = _both(emit, store)
-        if store.facts(stage.key) is None:
-            facts = _make(stage, store, clock, save_every, emit)
+        if holds:
             probe_stage(stage, store, clock, emit)
-            facts["seconds"] = {part: round(s, 3) for part, s in clock.seconds.items()}
-            store.finish(stage.key, facts)
-        else:
-            probe_stage(stage, store, clock, emit)
+            return True
+        facts = _make(stage, store, clock, save_every, emit, terms)
+        probe_stage(stage, store, clock, emit)
+        facts["seconds"] = {part: round(s, 3) for part, s in clock.seconds.items()}
+        store.finish(stage.key, facts)
     return True
+
+
+def _code_before(stage: Stage, store: Store) -> str | None:
+    """The code of the stage that this one begins from; None where there is none, or it is not finished."""
+    facts = None if stage.parent is None else store.facts(stage.parent)
+    return None if facts is None else str(facts["code"])
+
+
+def _handed_on(stage: Stage, store: Store) -> list[Path]:
+    """What later stages and probes begin from."""
+    names = [store.model(stage.key)] if stage.trains else []
+    return [*names, store.online(stage.key)] if names and stage.run.settings.online.run else names
 
 
 def _both(emit: Emit, store: Store) -> Emit:
@@ -94,11 +109,11 @@ def _both(emit: Emit, store: Store) -> Emit:
     return tell
 
 
-def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emit) -> dict[str, Any]:
+def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emit, terms: Terms) -> dict[str, Any]:
     run = stage.run
     scenario = scenario_of(run, store.out)
     device = run.settings.numerics.device
-    samples, collapsed_at = 0, None
+    trained = _Trained(0, None, begun(stage, None))
     if stage.kind == "pixels":
         emit({"stage": stage.key, "phase": "pixels"})
         data = scenario.dataset
@@ -109,23 +124,26 @@ def _make(stage: Stage, store: Store, clock: Clock, save_every: float, emit: Emi
     else:
         learner = build_learner(run, scenario, stage.task)
         if stage.trains:
-            samples, collapsed_at = _train(stage, store, learner, scenario, clock, save_every, emit)
+            trained = _train(stage, store, learner, scenario, clock, save_every, emit, terms)
         emit({"stage": stage.key, "phase": "features"})
         features = clock.run("features", lambda: _features(learner, run, scenario))
         if not (torch.isfinite(features.train_x).all() and torch.isfinite(features.test_x).all()):
             raise Diverged("features are NaN or beyond float16 (try a lower optim.lr)")
         z = None if stage.kind == "init" else project(learner.objective.projector, features.test_x.float().to(device))
         facts = {"watch": watch(features.test_x, z)}
-        if facts["watch"]["collapsed"] and collapsed_at is not None:
-            facts["watch"]["reason"] += f", since step {collapsed_at} of the task"
-    save_tensors(store.features(stage.key), features.tensors(), write=store.write)
+        if facts["watch"]["collapsed"] and trained.collapsed_at is not None:
+            facts["watch"]["reason"] += f", since step {trained.collapsed_at} of the task"
+    left = store.features(stage.key)
+    if not stage.trains and left.exists() and not origin_in(load_tensors(left)[1]).holds(stage, None, terms):
+        store.set_old_aside(stage.key, left)
+    save_tensors(left, features.tensors(), trained.origin.note(), store.write)
     return {
         **facts,
+        **trained.origin.note(),
         "kind": stage.kind,
         "task": stage.task,
         "parent": stage.parent,
-        "samples": samples,
-        "code": code_hash(),
+        "samples": trained.samples,
         "environment": environment(device),
     }
 
@@ -140,7 +158,7 @@ def probe_stage(stage: Stage, store: Store, clock: Clock, emit: Emit) -> None:
         return
     scenario = scenario_of(stage.run, store.out)
     size, stats = input_size(stage.run, scenario), input_statistics(stage.run, scenario)
-    features = Features(**load_tensors(store.features(stage.key))[0])
+    features = Features.of(load_tensors(store.features(stage.key))[0], store.features(stage.key))
     subject = Subject(stage.key, stage.kind, features, scenario, size, stats, partial(_trained, stage, scenario, store))
     for probe in sorted(missing, key=lambda p: p.key):
         emit({"stage": stage.key, "phase": f"probe {probe.name}"})
@@ -158,42 +176,13 @@ def _trained(stage: Stage, scenario: Scenario, store: Store) -> Learner:
     return learner
 
 
-def build_learner(run: RunConfig, scenario: Scenario, task: int, plain: bool = False) -> Learner:
-    """The learner of a run at a task as its seeds make it, on the device; before task 1 it has no strategy.
+class _Trained(NamedTuple):
+    """Of a stage: the number of images it is trained on, the step since which its embeddings are collapsed, if they
+    are, and what has made it."""
 
-    plain: as released code would run it, in float32 (to compare the speed with). Each part has a seed of its own name,
-    so a part changes nothing in another.
-    """
-    settings, data = run.settings, scenario.dataset
-    channels = data.train.images.shape[3]
-    size = input_size(run, scenario)
-    encoder, width = build_encoder(settings.encoder, channels, size, seed_of(run.seeds.init, "encoder"))
-    objective = _seeded(run, "objective", run.objective, run.objective_hparams, width)
-    strategy = None
-    if task > 0:
-        image = (channels, *data.train.images.shape[1:3])
-        strategy = _seeded(run, "strategy", run.strategy, run.strategy_hparams, objective, image)
-    learner = Learner(
-        encoder,
-        objective,
-        strategy,
-        precision="fp32" if plain else settings.numerics.precision,
-        teacher_bn=settings.train.teacher_bn,
-        device_groups=settings.train.device_groups,
-        plain=plain,
-    ).to(settings.numerics.device)
-    if plain:
-        return learner.to(memory_format=torch.contiguous_format)
-    if settings.numerics.compile:
-        learner.compile_encoders()
-    return learner
-
-
-def _seeded(run: RunConfig, kind: str, name: str, hparams: dict[str, Any], *args: Any) -> Any:
-    cls = registry.get(kind, name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(run.seeds.init, kind, name))
-        return cls(*args, cls.Hparams(**hparams))
+    samples: int
+    collapsed_at: int | None
+    origin: Origin
 
 
 def _train(
@@ -204,57 +193,63 @@ def _train(
     clock: Clock,
     save_every: float,
     emit: Emit,
-) -> tuple[int, int | None]:
-    """Trains the stage's task from wherever it was left; returns the number of images it is trained on, and the step
-    since which its embeddings are collapsed, if they are."""
-    run, data, rows = stage.run, scenario.dataset, stage.rows(scenario.tasks)
+    terms: Terms,
+) -> _Trained:
+    """Trains the stage's task from wherever it was left, with the other processes of this run, if there are any."""
+    run, rows = stage.run, stage.rows(scenario.tasks)
     samples = len(rows) // run.settings.train.batch * run.settings.train.batch * run.settings.train.epochs
     if store.model(stage.key).exists():
         carried, note = load_tensors(store.model(stage.key))
-        learner.load_carried_state(carried)
-        return samples, note["collapsed_at"]
-    images = TaskImages(data.train.images, rows, run.settings.numerics.device)
-    size, stats = input_size(run, scenario), input_statistics(run, scenario)
-    views = Views(images, run.settings, run.seeds, stage.task, size, stats)
-    online = Online(learner, views, scenario) if run.settings.online.run else None
+        origin = origin_in(note["origin"])
+        if origin.holds(stage, _code_before(stage, store), terms):
+            learner.load_carried_state(carried)
+            return _Trained(samples, note["collapsed_at"], origin)
+    training = Training.of(stage, learner, scenario)
+    online, before = training.online, None
     if stage.parent is not None:
-        learner.load_carried_state(load_tensors(store.model(stage.parent))[0])
-    optimizer = build_optimizer(learner, run.settings.optim, learner.constant_lr)
-    start, collapsed_at = 0, None
-    if store.partial(stage.key).exists():
-        saved, note = load_tensors(store.partial(stage.key))
-        restore_training_state(learner, optimizer, saved)
-        if online is not None:
-            online.restore(saved)
+        carried, note = load_tensors(store.model(stage.parent))
+        before = note["origin"]["code"]
+        learner.load_carried_state(carried)
+    origin, start, collapsed_at = begun(stage, before), 0, None
+    left = _left(stage, store, before, terms)
+    if left is not None:
+        saved, note = left
         start, collapsed_at = int(note["step"]), note["collapsed_at"]
+        origin = origin_in(note["origin"]).continued(stage, start, terms)
+        training.restore(saved)
         clock.seconds.update(note["seconds"])
     elif stage.parent is not None:
         start_task(learner, run, scenario, stage.task)
         if online is not None:
             online.carry_on(load_tensors(store.online(stage.parent))[0])
-
-    def state() -> dict[str, Tensor]:
-        return training_state(learner, optimizer) | ({} if online is None else online.training_state())
-
-    saver = _Saver(stage, store, state, clock, save_every, emit, collapsed_at)
+    saver = _Saver(stage, store, training, clock, save_every, emit, origin, collapsed_at)
     with in_steps():
-        train_task(learner, optimizer, views, run.settings, start, saver, online)
+        call(lambda: Order(stage, start, save(on_cpu(training.state()))))
+        with together():
+            train_task(learner, training.optimizer, training.views, run.settings, start, saver, online)
+        if store.end(stage.key).exists() or store.model(stage.key).exists():
+            store.set_old_aside(stage.key, store.model(stage.key))
         if online is not None:
             # first, as the model's presence ends the task
             save_tensors(store.online(stage.key), online.carried_state(), write=store.write)
-        note = {"collapsed_at": saver.collapsed_at}
+        note = {"collapsed_at": saver.collapsed_at, "origin": origin.note()}
         save_tensors(store.model(stage.key), learner.carried_state(), note, store.write)
-    return samples, saver.collapsed_at
+    return _Trained(samples, saver.collapsed_at, origin)
 
 
-def start_task(learner: Learner, run: RunConfig, scenario: Scenario, task: int) -> None:
-    learner.start_task()
-    if learner.strategy is not None:
-        # A strategy gets a task's images when the next one begins: so task 0 can be shared by all strategies.
-        rows, device = scenario.tasks[task - 1].train, run.settings.numerics.device
-        previous = TaskImages(scenario.dataset.train.images, rows, device)
-        rng = generator(run.seeds.data, "task start", task)
-        learner.strategy.on_task_start(TaskContext(task, previous, rng))
+def _left(
+    stage: Stage, store: Store, before: str | None, terms: Terms
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The training state inside the stage and its note, where one is left that is of use. before: code of the stage
+    that this one begins from."""
+    path = store.partial(stage.key)
+    if not path.exists():
+        return None
+    saved, note = load_tensors(path)
+    if origin_in(note["origin"]).holds(stage, before, terms):
+        return saved, note
+    store.set_aside(path, "was trained by other code, or from a stage that has been trained again since")
+    return None
 
 
 class _Saver:
@@ -264,18 +259,19 @@ class _Saver:
         self,
         stage: Stage,
         store: Store,
-        state: Callable[[], dict[str, Tensor]],
+        training: Training,
         clock: Clock,
         save_every: float,
         emit: Emit,
+        origin: Origin,
         collapsed_at: int | None,
     ) -> None:
         """collapsed_at: the step since which the embeddings, whenever looked at, were collapsed."""
-        self.stage, self.store, self.state = stage, store, state
+        self.stage, self.store, self.training = stage, store, training
         self.clock, self.save_every, self.emit = clock, save_every, emit
         self.last = self.saved = self.said = time.perf_counter()
         self.said_step: int | None = None
-        self.collapsed_at = collapsed_at
+        self.origin, self.collapsed_at = origin, collapsed_at
 
     def __call__(self, progress: Progress) -> None:
         now = time.perf_counter()
@@ -291,11 +287,21 @@ class _Saver:
             rate = None if self.said_step is None else steps * self.stage.run.settings.train.batch / (now - self.said)
             self.emit({"stage": self.stage.key, "rate": rate, **progress._asdict()})
             self.said, self.said_step = now, progress.step
-        if progress.step < progress.steps and (asked() or now - self.saved >= self.save_every):
-            note = {"step": progress.step, "seconds": seconds, "collapsed_at": self.collapsed_at}
-            save_tensors(self.store.partial(self.stage.key), self.state(), note, self.store.write)
+        if progress.step < progress.steps:
+            self._save_or_stop(progress.step, due=now - self.saved >= self.save_every)
+
+    def _save_or_stop(self, step: int, due: bool) -> None:
+        """All processes of the run stop at one step, and wait while this one saves."""
+        signal, saves = agree(asked() or 0, due)
+        if signal or saves:
+            note = {"step": step, "seconds": self.clock.seconds, "collapsed_at": self.collapsed_at}
+            note["origin"] = self.origin.note()
+            with first_alone():
+                save_tensors(self.store.partial(self.stage.key), self.training.state(), note, self.store.write)
             self.saved = time.perf_counter()
-            check()
+        if signal:
+            part()
+            raise Stopped(signal)
 
 
 def _features(learner: Learner, run: RunConfig, scenario: Scenario) -> Features:

@@ -49,9 +49,9 @@ def _hear(number: int, frame: FrameType | None) -> Any:
         raise Stopped(_asked)
 
 
-def asked() -> bool:
-    """Whether a signal has asked this process to end."""
-    return _asked is not None
+def asked() -> int | None:
+    """The signal that has asked this process to end, if one has."""
+    return _asked
 
 
 @contextmanager

@@ -1,21 +1,26 @@
 """The results folder: where everything lies, the lease that keeps two processes off one stage, and what is damaged."""
 
 import json
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from bench.errors import UserError
-from bench.files import write_atomic
-from bench.lease import Lease, hold
+from bench.engine.artefacts import read_artefact
+from bench.errors import UserError, printable
+from bench.files import FULL, no_space
+from bench.lease import Lease, hold, hold_briefly
+from bench.links import refuse_links
 from bench.seal import Damaged, check_tensors, read_sealed, seal_file
 
 FOLDERS = ("records", "stages", "timings", "logs", "speed", "locks")
+LATER = ("datasets", "report", "paper", "merged", "launcher", "set-aside/log.jsonl")
+"""Made where there is something to put into them."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,36 @@ class Store:
 
     def prepare(self) -> None:
         """Creates the folders; raises UserError where that is not possible."""
+        self.check_links()
         try:
             for folder in FOLDERS:
                 (self.out / folder).mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=self.out / "records"):  # it has no name that a kill could leave behind
                 pass
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise UserError(f"cannot write to the results folder {self.out}: {error.strerror}") from None
+
+    def check_links(self) -> None:
+        """Raises UserError where a folder of results, or what lies in it, is a symbolic link that leads out."""
+        refuse_links(self.out, *FOLDERS, *LATER)
+
+    def now(self) -> float:
+        """The time by the clock of the file system, which may be another machine's."""
+        with TemporaryFile(dir=self.out / "logs") as file:
+            return os.fstat(file.fileno()).st_mtime
 
     def stage(self, key: str) -> Path:
         """Folder of a stage."""
         return self.out / "stages" / key
+
+    def stages(self) -> frozenset[str]:
+        """Keys of all stages that have been begun; of none where there is no results folder yet."""
+        try:
+            return frozenset(os.listdir(self.out / "stages"))
+        except FileNotFoundError:
+            return frozenset()
 
     def model(self, key: str) -> Path:
         """Carried state at the end of a stage."""
@@ -66,6 +90,10 @@ class Store:
         """Results of one probe on a stage's features."""
         return self.stage(key) / f"probe-{probe_key}.json"
 
+    def has_probe(self, key: str, probe_key: str) -> bool:
+        """Whether a probe has run on a stage; asked of every stage of a grid, so without a path of many parts."""
+        return os.path.exists(f"{self.out}/stages/{key}/probe-{probe_key}.json")
+
     def transfer(self, key: str, dataset: str) -> Path:
         """Cached features of another dataset, named by its digest, in the network of a stage."""
         return self.stage(key) / f"transfer-{dataset[:16]}.safetensors"
@@ -82,18 +110,22 @@ class Store:
         """Wall times of a run; apart from the records, which two equal runs share byte by byte."""
         return self.out / "timings" / f"{run_id}.jsonl"
 
+    def merged(self, run_id: str) -> Path:
+        """Where rows of a run came from that another machine has made; absent where there are none."""
+        return self.out / "merged" / f"{run_id}.jsonl"
+
     def speed(self, name: str) -> Path:
         """Measured speeds of methods in one setting."""
         return self.out / "speed" / f"{name}.json"
 
     def facts(self, key: str) -> dict[str, Any] | None:
         """What a finished stage says of itself, or None where it is not finished, or says it no more."""
-        return read_whole(self.end(key))
+        return whole_artefact(self.end(key))
 
     def write(self, path: Path, data: bytes | bytearray) -> None:
         """Writes a file of the stage that is held, whole or not at all; raises LostLease and NoSpace."""
         assert self.lease is not None, f"{path} is of a stage that is not held"
-        assert self.lease.folder.parent == path.parent, f"{path} is of another stage than the one that is held"
+        assert self.lease.place == path.parent, f"{path} is of another stage than the one that is held"
         self.lease.write(path, data)
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
@@ -115,47 +147,67 @@ class Store:
         with hold(folder) as lease:
             yield replace(self, lease=lease)
 
-    def set_aside(self, path: Path, reason: str) -> None:
+    def lock_rows(self, path: Path) -> AbstractContextManager[Lease]:
+        """Holds a file of rows for this process; waits while others write it."""
+        return hold_briefly(self.out / "locks" / f"{path.parent.name}-{path.stem}")
+
+    def set_aside(self, path: Path, reason: str, quietly: bool = False) -> None:
         """Moves a file of the stage that is held out of the way, if it is there, and says so."""
         assert self.lease is not None
-        set_aside(self.out, path, reason, self.lease)
+        set_aside(self.out, path, reason, self.lease, quietly)
 
-    def examine(self, key: str, trained: bool) -> None:
+    def set_old_aside(self, key: str, last: Path) -> None:
+        """Sets aside all of a stage that is held but its partial state; last the file by which it is known for old."""
+        folder = self.stage(key)
+        files = {self.end(key), *folder.glob("*.json"), *folder.glob("*.safetensors")} - {self.partial(key)}
+        for path in sorted(files, key=lambda path: (path == last, path != self.end(key), path.name)):
+            self.set_aside(path, "is of other code, or of a stage that has been trained again since", quietly=True)
+
+    def examine(self, key: str, needed: Sequence[Path] = ()) -> None:
         """Sets aside whatever of a stage that is held does not match its seal, and what hangs on it.
 
-        trained: whether the model of a finished stage is needed, so that one which lacks it is no longer finished.
+        needed: files that others want of it, so that it is not finished without them.
         """
         folder = self.stage(key)
-        damaged: list[Path] = []
+        lacking = {path for path in (*needed, self.features(key)) if self.end(key).exists() and not path.exists()}
         for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
             try:
                 check(path)
             except Damaged as error:
                 self.set_aside(path, error.reason)
-                damaged.append(path)
-        names = {path.name for path in damaged}
-        if trained and self.end(key).exists() and not self.model(key).exists():
-            names.add(self.model(key).name)
-        if names & {"model.safetensors", "online.safetensors"}:
-            # What was computed from it would not be known to fit what is trained in its place.
-            for path in (*folder.glob("*.safetensors"), *folder.glob("*.json")):
+                lacking.add(path)
+        if lacking & {self.model(key), self.online(key)}:
+            # What was computed from it would not be known to fit what is trained in its place. The end goes first:
+            # without it the stage is not taken for finished, whatever is left when this is cut short.
+            for path in (self.end(key), *folder.glob("*.safetensors"), *folder.glob("*.json")):
                 self.set_aside(path, "was made from a model that is damaged or gone")
-        elif "features.safetensors" in names:
+        elif self.features(key) in lacking:
             self.set_aside(self.end(key), "lacks its features")
 
 
-def set_aside(out: Path, path: Path, reason: str, lease: Lease) -> None:
-    """Moves a file of a results folder into its `set-aside`, if it is there, and says so on stderr and in a log."""
+def set_aside(out: Path, path: Path, reason: str, lease: Lease, quietly: bool = False) -> None:
+    """Moves a file of a results folder into its `set-aside`, if it is there; says so in a log and, unless quietly, on
+    stderr."""
     target = _aside(out, path)
     if lease.move(path, target):
-        _say_aside(out, path, reason, target)
+        _say_aside(out, path, reason, target, quietly)
 
 
-def keep_aside(out: Path, path: Path, reason: str) -> None:
-    """The same with a copy: the file itself stays until it is replaced."""
-    target = _aside(out, path)
-    write_atomic(target, path.read_bytes())
-    _say_aside(out, path, reason, target)
+def keep_aside(out: Path, path: Path, reason: str, quietly: bool = False) -> None:
+    """The same with a copy, one of each content: the file itself stays until it is replaced."""
+    data = path.read_bytes()
+    with hold_briefly(out / "locks" / "set-aside") as lease:
+        target = _aside(out, path)
+        before = target.parent.glob(f"{target.stem}.*")
+        if any(kept.read_bytes() == data for kept in before):
+            return  # by a start that did not come to replace it
+        lease.write(target, data)
+    _say_aside(out, path, reason, target, quietly)
+
+
+def was_set_aside(out: Path, path: Path) -> bool:
+    """Whether a file of this place has ever been set aside."""
+    return any((out / "set-aside").glob(f"{path.parent.name}-{path.name}.*"))
 
 
 def _aside(out: Path, path: Path) -> Path:
@@ -167,11 +219,17 @@ def _aside(out: Path, path: Path) -> Path:
     return target
 
 
-def _say_aside(out: Path, path: Path, reason: str, target: Path) -> None:
+def _say_aside(out: Path, path: Path, reason: str, target: Path, quietly: bool) -> None:
     row = {"file": path.relative_to(out).as_posix(), "reason": reason, "now": target.name}
-    with (target.parent / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**row, "when": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")
-    print(f"set aside: {path} {reason}; now {target}", file=sys.stderr)
+    log = target.parent / "log.jsonl"
+    text = json.dumps({**row, "when": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise no_space(log, len(text), error) if error.errno in FULL else error from None
+    if not quietly:
+        print(printable(f"set aside: {path} {reason}; now {target}"), file=sys.stderr)
 
 
 def check(path: Path) -> None:
@@ -179,9 +237,17 @@ def check(path: Path) -> None:
     if path.is_symlink():
         raise Damaged(path, "is a symbolic link")
     if path.suffix == ".json":
-        read_sealed(path)
+        read_artefact(path)
         return
     check_tensors(path)
+
+
+def whole_artefact(path: Path) -> dict[str, Any] | None:
+    """The same as `read_whole` of `stage.json` or a probe's results."""
+    try:
+        return read_artefact(path)
+    except Damaged:
+        return None
 
 
 def read_whole(path: Path) -> dict[str, Any] | None:

@@ -13,10 +13,11 @@ from bench.data import augment
 from bench.data.arrays import Stats
 from bench.data.images import TaskImages
 from bench.evaluate.features import embedding_std
+from bench.models.gather import in_parallel, share
 from bench.models.learner import Learner
 from bench.models.optim import learning_rate, set_learning_rate
 from bench.seeding import generator, permutation, seed_of
-from methods.base import StepContext
+from methods.base import StepContext, Strategy
 
 Observer = Callable[[int, int], None]
 """Sees the networks between a step's gradients and its update: (step, steps of the task)."""
@@ -24,6 +25,7 @@ Observer = Callable[[int, int], None]
 
 WATCH_EVERY = 20
 """Steps between looks at the embeddings."""
+WHOLE = slice(None)
 
 
 class Diverged(Exception):
@@ -44,6 +46,12 @@ class Progress(NamedTuple):
     augment_seconds: float
 
 
+def part_of_batch(index: int, batch: int, own: slice = WHOLE) -> slice:
+    """Positions in an epoch's order of batch `index`, or of what is `own` of it."""
+    chosen = range(index * batch, (index + 1) * batch)[own]
+    return slice(chosen.start, chosen.stop)
+
+
 class Views:
     """Two augmented views of a task's images; every number is a function of seed, task, epoch and position."""
 
@@ -55,13 +63,14 @@ class Views:
         self.batch, self.epochs = settings.train.batch, settings.train.epochs
         self.epoch = -1
 
-    def __call__(self, epoch: int, index: int) -> Tensor:
-        """Batch `index` of an epoch: (2, B, C, S, S) normalised float32; the images of the next are read ahead."""
+    def __call__(self, epoch: int, index: int, own: slice = WHOLE) -> Tensor:
+        """Batch `index` of an epoch, or what is `own` of it: (2, n, C, S, S) normalised float32; the images of the next
+        are read ahead."""
         if epoch != self.epoch:
             self._begin(epoch)
-        part = self._part(index)
+        part = part_of_batch(index, self.batch, own)
         images = self.images[self.order[part]]
-        self._read_ahead(index + 1)
+        self._read_ahead(index + 1, own)
         return self._apply(images, [augment.take(draw, part) for draw in self.draws])
 
     def _apply(self, images: Tensor, draws: Sequence[augment.Draw]) -> Tensor:
@@ -81,15 +90,12 @@ class Views:
     def _order(self, epoch: int) -> Tensor:
         return torch.from_numpy(permutation(len(self.images), self.seeds.data, "data", self.task, epoch))
 
-    def _part(self, index: int) -> slice:
-        return slice(index * self.batch, (index + 1) * self.batch)
-
-    def _read_ahead(self, index: int) -> None:
+    def _read_ahead(self, index: int, own: slice) -> None:
         """Batch `index` of this epoch, or the first of the next; the incomplete batch of an epoch is never used."""
         if index < len(self.images) // self.batch:
-            self.images.read_ahead(self.order[self._part(index)])
+            self.images.read_ahead(self.order[part_of_batch(index, self.batch, own)])
         elif self.epoch + 1 < self.epochs:
-            self.images.read_ahead(self._order(self.epoch + 1)[self._part(0)])
+            self.images.read_ahead(self._order(self.epoch + 1)[part_of_batch(0, self.batch, own)])
 
     def draw(self, recipe: augment.View, count: int, rng: torch.Generator) -> augment.Draw:
         """The numbers of `count` samples of images of this size."""
@@ -134,6 +140,7 @@ def train_steps(
     devices: list[int] | None = [] if views.images.device == "cpu" else None
     lag = int(settings.train.ema_skip_first)
     learner.train()
+    network = in_parallel(learner)
     for step in range(start, steps):
         if step == start or step % per_epoch == 0:
             learner.begin_epoch(step // per_epoch)
@@ -143,13 +150,13 @@ def train_steps(
         rate = learning_rate(settings.optim, step, steps, per_epoch)
         set_learning_rate(optimizer, rate, settings.optim.lr)
         with torch.random.fork_rng(devices):
-            # Dropout and stochastic depth draw from the global generators.
+            # Dropout and stochastic depth draw from the global generators: heads the same on every process.
             seed = seed_of(views.seeds.augment, "network", views.task, step)
             torch.default_generator.manual_seed(seed)
             if views.images.device == "cuda":
                 torch.cuda.manual_seed_all(seed)
             learner.before_step(step / steps)
-            output = learner(batch)
+            output = network(batch)
             optimizer.zero_grad()
             output.loss.backward()
             if observe is not None:
@@ -167,9 +174,12 @@ def train_steps(
 
 
 def step_inputs(learner: Learner, views: Views, step: int, per_epoch: int) -> Tensor:
-    """The views (2, B, C, S, S) of a step, as the strategy wants them."""
-    batch = views(*divmod(step, per_epoch))
-    if learner.strategy is None:
-        return batch
+    """This process' views (2, n, C, S, S) of a step, as the strategy wants them."""
+    epoch, index = divmod(step, per_epoch)
+    strategy = learner.strategy
+    if strategy is None or type(strategy).inputs is Strategy.inputs:
+        return views(epoch, index, share(views.batch))
+    # What mixes or replays images sees the whole batch, everywhere.
     rng = generator(views.seeds.augment, "inputs", views.task, step)
-    return learner.strategy.inputs(batch, StepContext(views.augment, rng))
+    mixed = strategy.inputs(views(epoch, index), StepContext(views.augment, rng))
+    return mixed[:, share(mixed.shape[1])]

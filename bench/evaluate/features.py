@@ -1,7 +1,8 @@
 """Features of frozen encoders on train and test images, and what they say about collapse."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from bench.data.datasets import Split
 from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.models.learner import Learner
+from bench.seal import Damaged
 
 BATCH = 512
 PIXEL_SIDE = 32
 PIXEL_BYTES = 1 << 30
 """What the raw pixels of a dataset may take as float16; a probe on them holds four times as much beside it."""
 EVERY_TASK, NO_TASK = -1, -2
+MOST_CLASSES = 1_000_000
 WATCHED = 2000
 COLLAPSE_RANK = 1.5
 COLLAPSE_STD = 0.02
@@ -41,6 +44,21 @@ class Features:
     def tensors(self) -> dict[str, Tensor]:
         """As named tensors, for the cache."""
         return dict(vars(self))
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], path: Path) -> "Features":
+        """From the cache in a file; raises Damaged where these tensors are no features."""
+        if tensors.keys() == {f.name for f in fields(cls)}:
+            found = cls(**tensors)
+            splits = (found.train_x, found.train_y, found.train_task), (found.test_x, found.test_y, found.test_task)
+            if all(_fit(*split) for split in splits):
+                return found
+        raise Damaged(path, "holds no features")
+
+
+def _fit(x: Tensor, y: Tensor, task: Tensor) -> bool:
+    alike = x.ndim == 2 and y.shape == task.shape == x.shape[:1] and y.dtype == task.dtype == torch.long
+    return alike and len(y) > 0 and int(y.min()) >= 0 and int(y.max()) < MOST_CLASSES
 
 
 def all_features(scenario: Scenario, train_x: Tensor, test_x: Tensor) -> Features:

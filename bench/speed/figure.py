@@ -1,12 +1,14 @@
 """The stacked bars of `speed`: where the time of a step goes, beside the encoder-only limit."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bench.files import write_atomic
 from bench.report.layout import plain_text
 from bench.speed.measure import Speed
 from bench.speed.step import PARTS
@@ -43,4 +45,6 @@ def draw(speeds: Sequence[Speed], title: str, path: Path) -> None:
     sns.despine(ax=ax)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     figure.suptitle(plain_text(title), fontsize=10, x=0.01, ha="left")
-    figure.savefig(path, dpi=150)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=150, format=path.suffix[1:])
+    write_atomic(path, drawn.getvalue())

@@ -13,7 +13,7 @@ from bench.data.images import TaskImages
 from bench.data.scenarios import Scenario
 from bench.engine.keys import input_size, input_statistics
 from bench.engine.online import Online
-from bench.engine.stage import build_learner, start_task
+from bench.engine.task import build_learner, start_task
 from bench.engine.train import Diverged, Views, step_inputs, train_steps
 from bench.models.optim import build_optimizer
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,22 +18,6 @@ from bench.data.listing import Entry
 from bench.errors import UserError
 
 CHUNK, TRAIN, TEST = 4, 30, 14
-# Decodes in chunks of four, one thread, and is killed by itself after as many chunks as it is told.
-PROGRAM = f"""
-import os, signal, sys
-from pathlib import Path
-from bench.data import build, decode
-from bench.data.folders import load_folder
-decode.BATCH = {CHUNK}
-add, left = build.Journal.add, [int(sys.argv[3])]
-def counting(journal, chunk):
-    add(journal, chunk)
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), signal.SIGKILL)
-build.Journal.add = counting
-load_folder("folder", Path(sys.argv[1]), out=Path(sys.argv[2]))
-"""
 
 
 class Pets(NamedTuple):
@@ -62,13 +44,30 @@ def content(cache):
 
 
 def stop_after(pets, chunks):
-    """Decodes in a process that is killed after so many chunks; returns the folder it leaves."""
-    command = [sys.executable, "-c", PROGRAM, str(pets.root), str(pets.out), str(chunks)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=False)
-    assert done.returncode == -signal.SIGKILL
+    """Decodes in a process that kills itself after so many chunks; returns the folder it leaves."""
+    pid = os.fork()
+    if not pid:
+        try:
+            load_and_die(pets, chunks)
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     (cache,) = caches(pets.out.parent)
     assert not (cache / "manifest.json").exists()
     return cache
+
+
+def load_and_die(pets, chunks):
+    add, left = build.Journal.add, [chunks]
+
+    def counting(journal, chunk):
+        add(journal, chunk)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    build.Journal.add = counting
+    load_folder("folder", pets.root, out=pets.out)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_an_unknown_name_is_answered_by_the_nearest(tmp_path, spec, suggestion):
 
 
 def test_an_image_size_below_one_is_refused(tmp_path):
-    with pytest.raises(UserError, match="image size 0"):
+    with pytest.raises(UserError, match="image_size must be at least 1, not 0"):
         load("fashion_mini", out=tmp_path, image_size=0)
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from bench.data import decode, folders
 from bench.data.listing import class_folders, split_of
 from bench.errors import UserError
+from bench.lease import hold, owners_of
 
 
 def refuse_to_decode(monkeypatch):
@@ -43,7 +45,7 @@ def test_the_decoded_files_are_npy_files_with_a_json_manifest(tmp_path):
     np.testing.assert_array_equal(np.load(cache / "train.npy", allow_pickle=False), data.train.images)
     manifest = json.loads((cache / "manifest.json").read_text())
     assert manifest["shape"]["train"] == list(data.train.images.shape)
-    assert sorted(path.name for path in cache.iterdir()) == ["lock", "manifest.json", "test.npy", "train.npy"]
+    assert sorted(path.name for path in cache.iterdir()) == ["manifest.json", "test.npy", "train.npy"]
 
 
 @pytest.mark.parametrize("change", ["touched", "added", "removed", "resized"])
@@ -122,7 +124,7 @@ def test_a_killed_decode_leaves_nothing_that_is_taken_for_whole(tmp_path):
     assert not (cache / "manifest.json").exists()
     started = time.monotonic()
     data = read(root, tmp_path)
-    assert time.monotonic() - started < 30  # the dead process holds no lock
+    assert time.monotonic() - started < 30  # nobody waits for the dead process
     assert len(data.train.images) + len(data.test.images) == 40
     assert not (cache / ".train.npy.tmp").exists()
 
@@ -140,6 +142,38 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "out").write_text("a file in its place")
     with pytest.raises(UserError, match="cannot be written"):
         read(root, tmp_path)
+
+
+def test_who_decodes_is_waited_for(tmp_path):
+    root = fill(tmp_path / "pets")
+    source = folders.folder_source("folder", root, None)
+    reading = threading.Thread(target=read, args=(root, tmp_path), daemon=True)
+    with hold(folders.cache_of(source, tmp_path / "out")) as lease:
+        reading.start()
+        reading.join(0.3)
+        assert [path.name for path in lease.place.iterdir()] == ["owner"]
+    reading.join(30)
+    assert (lease.place / "manifest.json").exists()
+
+
+def test_who_was_taken_for_dead_while_decoding_stops_and_takes_what_the_other_has_made(tmp_path, monkeypatch):
+    root, calls, real = fill(tmp_path / "pets"), [], folders.write_split
+    (tmp_path / "calm").mkdir()
+    expected = np.array(read(root, tmp_path / "calm").test.images)
+
+    def write_split(target, *args, **options):
+        calls.append(target.name)
+        if len(calls) == 1:
+            (owner,) = owners_of(target.parent)
+            os.utime(owner / "beat", (0, 0))
+            read(root, tmp_path)
+        return real(target, *args, **options)
+
+    monkeypatch.setattr(folders, "write_split", write_split)
+    np.testing.assert_array_equal(read(root, tmp_path).test.images, expected)
+    assert calls == ["train.npy", "train.npy", "test.npy"]
+    (cache,) = caches(tmp_path)
+    assert sorted(path.name for path in cache.iterdir()) == ["manifest.json", "test.npy", "train.npy"]
 
 
 # files that cannot be read

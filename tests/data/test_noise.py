@@ -1,6 +1,5 @@
 """Random pixels: of the size and number asked for, the same everywhere, and whole on disk or not there."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -17,6 +16,8 @@ from bench.data import noise
 from bench.data.datasets import load
 from bench.data.scenarios import build
 from bench.errors import UserError
+from bench.files import NoSpace
+from bench.lease import hold
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -121,14 +122,14 @@ def test_no_two_images_are_alike_and_all_values_are_as_likely(tmp_path, monkeypa
 
 def test_the_map_is_read_only_and_made_once(tmp_path, monkeypatch, mapped):
     first = load("noise:8x3x200", out=tmp_path).train.images
-    # A second load writes nothing, not even a lock: the folder may be read-only by then.
+    # A second load writes nothing, and holds nothing: the folder may be read-only by then.
     monkeypatch.setattr(noise, "_write", None)
-    monkeypatch.setattr(noise, "fcntl", None)
+    monkeypatch.setattr(noise, "hold", None)
     again = load("noise:8x3x200", out=tmp_path).train.images
     assert not again.flags.writeable
     np.testing.assert_array_equal(first, again)
     folder = tmp_path / "datasets" / "noise-8x3x200"
-    assert sorted(path.name for path in folder.iterdir()) == ["lock", "test.npy", "train.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == ["test.npy", "train.npy"]
 
 
 @pytest.mark.parametrize("fault", ["short", "empty", "not npy", "another shape", "absent"])
@@ -154,7 +155,7 @@ noise.MEMORY_BYTES, noise._CHUNK_BYTES = 0, {noise._CHUNK_BYTES}
 def hang(file):
     print("written", flush=True)
     time.sleep(60)
-noise.os.fsync = hang
+os.fsync = hang
 noise.load_noise("noise:8x3x200", out=Path(sys.argv[1]))
 """
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as process:
@@ -163,20 +164,18 @@ noise.load_noise("noise:8x3x200", out=Path(sys.argv[1]))
         process.send_signal(signal.SIGKILL)
     folder = tmp_path / "datasets" / "noise-8x3x200"
     assert not (folder / "train.npy").exists()
-    assert (folder / ".train.npy.tmp").exists()
+    assert list(folder.glob("owner/*/train.npy"))
     load("noise:8x3x200", out=tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == ["lock", "test.npy", "train.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == ["test.npy", "train.npy"]
 
 
 def test_of_two_processes_one_writes_and_the_other_waits(tmp_path, mapped):
     folder = tmp_path / "datasets" / "noise-8x3x200"
-    folder.mkdir(parents=True)
     loading = threading.Thread(target=load, args=("noise:8x3x200",), kwargs={"out": tmp_path}, daemon=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold(folder):
         loading.start()
-        loading.join(0.5)
-        assert [path.name for path in folder.iterdir()] == ["lock"]
+        loading.join(0.3)
+        assert [path.name for path in folder.iterdir()] == ["owner"]
     loading.join(30)
     assert (folder / "test.npy").exists()
 
@@ -191,15 +190,17 @@ def test_without_room_one_line_says_so_and_nothing_is_written(tmp_path, monkeypa
     load("noise:8x3x200", out=tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["a file is in the way", "the disk fills up"])
-def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch, mapped, fault):
-    if fault == "a file is in the way":
-        (tmp_path / "datasets").write_text("")
-    else:
-        monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+def test_what_cannot_be_written_is_one_line(tmp_path, mapped):
+    (tmp_path / "datasets").write_text("")
     with pytest.raises(UserError, match="cannot be written") as caught:
         load("noise:8x3x200", out=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_fills_up_is_told_from_that_with_the_space_needed(tmp_path, monkeypatch, mapped):
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(NoSpace, match=r"train\.npy: it needs 38 kB, and .* are free"):
+        load("noise:8x3x200", out=tmp_path)
     assert not list(tmp_path.rglob("*.npy*"))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from bench.engine import stage
+from bench.speed import step
 from tests.engine.tiny import paint_folder, run, words
 
 
@@ -21,6 +22,12 @@ class Finished(NamedTuple):
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     return paint_folder(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """An estimate measures steps for a moment only."""
+    monkeypatch.setattr(step, "SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -55,7 +62,31 @@ def grid(pictures, tmp_path_factory):
 @pytest.fixture
 def copied(grid, tmp_path):
     """A copy of the finished grid that a test may damage."""
-    out = tmp_path / "out"
-    shutil.copytree(grid.out, out)
-    line = [str(out) if word == str(grid.out) else word for word in grid.line]
-    return Finished(out, line, grid.trained)
+    return copy_of(grid, tmp_path / "out")
+
+
+def copy_of(finished, out):
+    shutil.copytree(finished.out, out)
+    line = [str(out) if word == str(finished.out) else word for word in finished.line]
+    return Finished(out, line, finished.trained)
+
+
+@pytest.fixture(scope="session")
+def few_pictures(tmp_path_factory):
+    return paint_folder(tmp_path_factory.mktemp("data") / "few", 30)
+
+
+@pytest.fixture(scope="session")
+def least(few_pictures, tmp_path_factory):
+    """A grid that has every kind of file of a stage, and trains in a fraction of a second."""
+    out = tmp_path_factory.mktemp("least") / "out"
+    line = words(few_pictures, out, "finetune,cassle", "--quiet", "--probes", "knn", "--epochs", "2")
+    line += ["--set", "probe.headline=knn", "--set", "online.run=true"]
+    assert run(*line) == 0
+    return Finished(out, line, Counter())
+
+
+@pytest.fixture
+def little(least, tmp_path):
+    """A copy of it that a test may damage."""
+    return copy_of(least, tmp_path / "out")

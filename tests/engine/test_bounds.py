@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from bench.engine.plan import scenario_of
-from bench.engine.stage import build_learner
+from bench.engine.task import build_learner
 from bench.report.records import read_run
 from bench.report.statistics import summarise
 from tests.engine.tiny import planned, records, results, run, words
+
+pytestmark = pytest.mark.xdist_group("grid")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_another_start_and_more_probes_train_nothing(bounds, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr("bench.engine.stage.train_task", refuse)
-    assert run(*line) == 0
+    assert run(*line, "--format", "md") == 0
     assert results(out) == before
     assert run("eval", "--out", str(out), "--probe", "knn", "--set", "probe.knn.k=3", "--format", "csv", "--quiet") == 0
     joint = [row for row in records(out)["joint-moco"] if row.get("probe") == "knn(k=3)"]

@@ -6,10 +6,11 @@ import math
 import pytest
 
 from bench.engine.estimate import estimate
-from bench.engine.plan import is_done, status_of
+from bench.engine.progress import done_and_stale, is_done, status_of
 from bench.engine.records import config_row
 from bench.engine.store import Store
 from bench.report.records import read_run
+from bench.source import base_code, trained_codes
 from tests.engine.tiny import differing, planned, records, results, rows, run, without, words
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -37,9 +38,11 @@ def test_strategies_share_the_rows_of_the_first_task_and_differ_after_it(grid):
 
 def test_a_record_says_which_stages_and_code_made_it(grid):
     for found in records(grid.out).values():
-        made = {row["after_task"]: row["stage"] for row in found if row["kind"] == "stage"}
-        assert [made[0], made[1]] == found[0]["stages"][2:]
-        assert {row["code"] for row in found if row["kind"] == "stage"} == {found[0]["environment"]["code"]}
+        made = {row["after_task"]: row for row in found if row["kind"] == "stage"}
+        assert [made[task]["stage"] for task in (-2, -1, 0, 1)] == found[0]["stages"]
+        assert made[-2]["code"] == made[-1]["code"] == base_code()
+        assert (made[0]["code"], made[1]["code"]) == trained_codes(found[0]["objective"], found[0]["strategy"], 2)
+        assert not any("sessions" in row for row in made.values())  # one went through undisturbed
 
 
 def test_a_second_start_trains_nothing_and_changes_nothing(copied, trained):
@@ -87,8 +90,8 @@ def test_a_half_written_temporary_file_is_neither_read_nor_kept(copied):
     before = results(copied.out)
     stage = copied.out / "stages" / records(copied.out)["finetune-moco"][0]["stages"][-1]
     (stage / "stage.json").unlink()
-    torn = stage / "owner-1" / ".model.safetensors.17.ab.tmp"
-    torn.parent.mkdir()  # nobody alive
+    torn = stage / "owner" / "ab" / ".model.safetensors.17.ab.tmp"
+    torn.parent.mkdir(parents=True)  # nobody alive
     torn.write_bytes(b"half")
     assert run(*copied.line) == 0
     assert not torn.exists()
@@ -99,7 +102,7 @@ def test_a_plan_counts_runs_stages_and_what_is_shared(copied, capsys):
     assert run("plan", *without(copied.line, "--format")) == 0
     assert "3 runs, 6 stages (3 shared): 6 done, 0 begun, 0 to do" in capsys.readouterr().out
     plan = planned(*copied.line, "--seeds", "0-1")
-    status = status_of(plan, Store(copied.out))
+    status = status_of(plan, Store(copied.out), done_and_stale(plan, Store(copied.out))[0])
     assert (len(plan.runs), status.done, status.to_do, status.shared) == (6, 6, 6, 6)
 
 

@@ -21,7 +21,7 @@ def many_classes(tmp_path_factory):
 
 @pytest.mark.parametrize("tasks", [20, 50])
 def test_a_long_sequence_is_recorded_whole_and_reported(many_classes, tmp_path, trained, tasks):
-    line = words(many_classes, tmp_path, "cassle", "--batch", "4", "--epochs", "1", tasks=tasks)
+    line = words(many_classes, tmp_path, "cassle-simclr", "--batch", "4", "--epochs", "1", tasks=tasks)
     probe = ["--probes", "ncm", "--set", "probe.headline=ncm"]
     assert run(*line, *probe, "--format", "md,csv,png" if tasks == 20 else "md", "--quiet") == 0
     assert trained == dict.fromkeys(range(tasks), 1)

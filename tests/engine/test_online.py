@@ -1,7 +1,6 @@
 """The classifier trained beside the encoder: what it may change, what it learns, and what passes on of it."""
 
 import shutil
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.config import OnlineConfig
-from bench.contract.trial import Stopped, Trial, differing, equal, packed
+from bench.contract.trial import Trial, differing, equal, packed
 from bench.data import augment
 from bench.engine import stage
 from bench.engine.checkpoint import load_tensors, restore_training_state, training_state
@@ -34,27 +33,22 @@ def trial(objective="byol", data_seed=0, **online):
     return made
 
 
-def train(made, stop=None, saved=None):
-    """The states of learner and classifier after task 0, or after `stop` steps of it; from `saved` if given."""
+def train(made, saved=None, start=0):
+    """The states of learner and classifier behind each step of task 0, from `saved` behind `start` steps if given."""
     learner, views = made.learner(0), made.views(0)
     optimizer = build_optimizer(learner, made.run.settings.optim, learner.constant_lr)
     online = Online(learner, views, made.scenario) if made.run.settings.online.run else None
-    start = 0
     if saved is not None:
-        state, start = saved
-        restore_training_state(learner, optimizer, state)
-        online.restore(state)
-    reached = []
+        restore_training_state(learner, optimizer, saved)
+        online.restore(saved)
+    states = []
 
     def after(progress):
-        reached.append(progress.step)
-        if progress.step == stop:
-            raise Stopped
+        state = training_state(learner, optimizer) | ({} if online is None else online.training_state())
+        states.append(packed(state))
 
-    with suppress(Stopped):
-        train_task(learner, optimizer, views, made.run.settings, start, after, online)
-    state = training_state(learner, optimizer) | ({} if online is None else online.training_state())
-    return packed(state), reached[-1]
+    train_task(learner, optimizer, views, made.run.settings, start, after, online)
+    return states
 
 
 def of_run(state):
@@ -67,18 +61,18 @@ def of_classifier(state):
 
 @pytest.mark.parametrize("objective", ["byol", "simclr"])
 def test_without_leak_a_run_is_the_same_bit_by_bit_with_and_without_the_classifier(objective):
-    with_it, without = train(trial(objective, run=True))[0], train(trial(objective))[0]
+    with_it, without = train(trial(objective, run=True))[-1], train(trial(objective))[-1]
     assert differing(of_run(with_it), without) == ""
 
 
 def test_without_leak_labels_and_images_of_other_tasks_reach_the_classifier_alone():
-    mine, theirs = (train(trial(data_seed=seed, run=True))[0] for seed in (1, 2))
+    mine, theirs = (train(trial(data_seed=seed, run=True))[-1] for seed in (1, 2))
     assert differing(of_run(mine), of_run(theirs)) == ""
     assert not equal(of_classifier(mine), of_classifier(theirs))
 
 
 def test_with_leak_the_running_statistics_of_both_networks_move_and_nothing_else_of_the_first_task():
-    leaky, clean = train(trial(run=True, leak=True))[0], train(trial(run=True))[0]
+    leaky, clean = train(trial(run=True, leak=True))[-1], train(trial(run=True))[-1]
     moved = {name for name in of_run(clean) if not torch.equal(leaky[name], clean[name])}
     assert {name.split(".")[1] for name in moved} == {"encoder", "target"}
     assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in moved)
@@ -140,10 +134,9 @@ def test_the_classifier_learns_under_its_own_rate_on_the_schedule_of_the_run():
 @pytest.mark.parametrize("leak", [False, True])
 def test_stopped_after_any_step_the_classifier_goes_on_bit_by_bit(leak):
     made = trial(run=True, leak=leak)
-    whole, steps = train(made)
-    for stop in range(1, steps):
-        resumed, _ = train(made, saved=train(made, stop=stop))
-        assert differing(whole, resumed) == ""
+    states = train(made)
+    for steps in range(1, len(states)):
+        assert differing(states[-1], train(made, states[steps - 1], steps)[-1]) == ""
 
 
 def test_rows_are_accuracies_over_all_classes_by_task():

@@ -95,7 +95,8 @@ def test_a_run_on_data_that_is_not_there_is_refused(tmp_path, capsys):
 
 
 def test_a_plan_says_what_it_is_made_from_and_what_it_costs(tmp_path, capsys):
-    assert run(*plan_words(dataset_words("tiny_imagenet", tmp_path))) == 0
+    more = ("--probes", "ncm", "--set", "probe.headline=ncm")
+    assert run(*plan_words(dataset_words("tiny_imagenet", tmp_path, *more))) == 0
     out = capsys.readouterr().out
     assert f"tiny_imagenet is not in {tmp_path}: planned with the counts of the public release; 21 MB of decoded" in out
     assert "core-hours), " in out
@@ -117,14 +118,14 @@ def test_images_to_be_decoded_count_as_disk(tmp_path):
     ],
 )
 def test_hours_are_those_of_cores_and_of_gpus(tmp_path, capsys, monkeypatch, pictures, cost, text):
-    monkeypatch.setattr(grid, "estimate", lambda ahead, store: cost)
+    monkeypatch.setattr(grid, "estimate", lambda ahead, store, done: cost)
     made = plan_of(words(pictures, tmp_path, "finetune"), tmp_path)
     grid.print_plan(made, Store(tmp_path), details=True)
     assert text in capsys.readouterr().out
 
 
 def test_core_hours_count_the_threads_of_a_stage(tmp_path, monkeypatch, pictures):
-    monkeypatch.setattr("bench.engine.estimate._measure", lambda stage, out: (0.0, 10.0))
+    monkeypatch.setattr("bench.engine.estimate._Pricing._measure", lambda pricing, stage, run: (0.0, 10.0))
     monkeypatch.setattr("bench.engine.estimate._bytes", lambda stage, out: 0)
     made = plan_of(words(pictures, tmp_path, "finetune", "--set", "numerics.threads=3"), tmp_path)
     cost = estimate(made, Store(tmp_path))

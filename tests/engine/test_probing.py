@@ -17,6 +17,7 @@ from bench.evaluate import probes
 from bench.evaluate.features import Features
 from bench.speed.evaluation import evaluation_seconds
 from bench.speed.step import Trial
+from tests.engine.conftest import count_trainings
 from tests.engine.tiny import paint_folder, planned, records, results, run, words
 
 pytestmark = pytest.mark.xdist_group("grid")
@@ -49,22 +50,32 @@ def full(grid, pictures, others, tmp_path_factory):
     return out
 
 
-def test_probes_run_afterwards_are_those_of_the_run_byte_for_byte(copied, full, others, trained):
-    assert evaluate(copied.out, "--probe", ",".join(MORE), *SHORT, "--transfer", f"folder:{others}") == 0
+@pytest.fixture(scope="module")
+def later(grid, others, tmp_path_factory):
+    """The grid with the same probes run afterwards, and how often that trained each task."""
+    out = tmp_path_factory.mktemp("later") / "out"
+    shutil.copytree(grid.out, out)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = count_trainings(patch)
+        assert evaluate(out, "--probe", ",".join(MORE), *SHORT, "--transfer", f"folder:{others}") == 0
+    return out, calls
+
+
+def test_probes_run_afterwards_are_those_of_the_run_byte_for_byte(later, full):
+    out, trained = later
     assert not trained
-    theirs, mine = probed(full), probed(copied.out)
+    theirs, mine = probed(full), probed(out)
     assert {name: mine.get(name) for name in theirs} == theirs
     assert len(theirs) == 5 * 8 - 1  # five stages, six probes and two transfers; no images of raw pixels
     for name, content in theirs.items():
         assert json.loads(content)["rows"], name
 
 
-def test_rows_of_probes_run_afterwards_are_those_of_the_run(copied, full, others):
-    assert evaluate(copied.out, "--probe", ",".join(MORE), *SHORT, "--transfer", f"folder:{others}") == 0
+def test_rows_of_probes_run_afterwards_are_those_of_the_run(later, full):
     for method in ("finetune-moco", "cassle-moco"):
         mine, theirs = (
             sorted(json.dumps(row, sort_keys=True) for row in records(out)[method][1:] if row["kind"] != "stage")
-            for out in (copied.out, full)
+            for out in (later[0], full)
         )
         assert mine == theirs
 

@@ -1,6 +1,7 @@
 """A stage's key changes with whatever changes its result, and with nothing else."""
 
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ def keys(pictures, tmp_path_factory):
     """Stage keys of the one run of a tiny command line."""
     out = tmp_path_factory.mktemp("keys")
 
+    @cache
     def of(method, *more, folder=None):
         (single,) = planned(*words(folder or pictures, out, method, *more)).runs
         return single.stages
@@ -196,7 +198,7 @@ def test_a_stage_trains_on_the_threads_that_its_key_names(pictures, tmp_path, mo
     seen, before = [], torch.get_num_threads()
     monkeypatch.setattr(stage, "train_task", lambda *_: seen.append(torch.get_num_threads()))
     for threads in ("3", "2"):
-        more = ("--quiet", "--set", f"numerics.threads={threads}")
+        more = ("--quiet", "--set", f"numerics.threads={threads}", "--probes", "ncm", "--set", "probe.headline=ncm")
         assert run(*words(pictures, tmp_path / "out", "finetune", *more, tasks=1)) == 0
     torch.set_num_threads(before)
     assert seen == [3, 2]

@@ -10,7 +10,8 @@ from bench.config import FIDELITIES, Settings, fidelity_names, read_preset, with
 from bench.contract.trial import equal
 from bench.engine.checkpoint import load_tensors
 from bench.engine.plan import scenario_of
-from bench.engine.stage import _features, build_learner
+from bench.engine.stage import _features
+from bench.engine.task import build_learner
 from bench.errors import UserError
 from bench.evaluate.features import encode_split
 from bench.grid import Request, build_runs
@@ -29,8 +30,8 @@ def model(out):
 
 def trained_with(pictures, out, *settings):
     """The state that a method ends up with under settings, after one task."""
-    more = [word for setting in settings for word in ("--set", setting)]
-    assert run(*words(pictures, out, "finetune-byol", "--quiet", *more, tasks=1)) == 0
+    more = [word for setting in ("probe.headline=ncm", *settings) for word in ("--set", setting)]
+    assert run(*words(pictures, out, "finetune-byol", "--quiet", "--probes", "ncm", *more, tasks=1)) == 0
     return model(out)
 
 

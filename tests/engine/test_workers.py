@@ -28,7 +28,7 @@ def context():
     return packing.start_server()
 
 
-def serve_until_doomed(pipe, out, save_every):
+def serve_until_doomed(pipe, out, *more):
     """A worker that is killed in the stage which the file `doomed` names."""
     doomed = (out / "doomed").read_text()
 
@@ -41,7 +41,7 @@ def serve_until_doomed(pipe, out, save_every):
                 os.kill(os.getpid(), signal.SIGKILL)
             pipe.send(message)
 
-    runner._serve(Deadly, out, save_every)
+    runner._serve(Deadly, out, *more)
 
 
 def test_two_jobs_write_the_bytes_of_one(grid, pictures, tmp_path):
@@ -71,7 +71,7 @@ def test_a_killed_worker_fails_its_stage_and_others_go_on(pictures, tmp_path, mo
     found = records(out)
     assert [row["reason"] for row in found["cassle-moco"] if row["kind"] == "failure"] == [
         "its process ended with exit code -9: killed, or out of memory on this machine: "
-        "lower --batch (16), encoder.width (4), --image-size or --jobs"
+        "lower --batch (16), encoder.width (16), --image-size or --jobs"
     ]
     assert not any(row["kind"] == "failure" for row in found["finetune-moco"])
     assert any(row.get("after_task") == 1 for row in found["finetune-moco"])
@@ -133,7 +133,7 @@ def test_a_worker_without_its_runner_ends_and_reports_no_failure(tmp_path, monke
     def send(_):
         raise BrokenPipeError
 
-    monkeypatch.setattr(runner, "do_stage", lambda stage, out, save_every, emit, wanted: emit({"stage": stage.key}))
+    monkeypatch.setattr(runner, "do_stage", lambda stage, out, save_every, emit, *_: emit({"stage": stage.key}))
     monkeypatch.setattr(runner.os, "_exit", end)
     (tmp_path / "logs").mkdir()
     stage = Stage("k", "init", -1, None, None)
@@ -166,7 +166,9 @@ def wait_until(come, seconds):
 
 def board_of(stages, monkeypatch, done=()):
     """A board over stages that belong to no run, and the list of what has ended on it."""
-    monkeypatch.setattr(runner, "is_done", lambda stage, store: stage.key in done)
+    monkeypatch.setattr(runner, "done_and_stale", lambda plan, store: (set(done), set()))
+    monkeypatch.setattr(runner, "began", lambda store: 0.0)
+    monkeypatch.setattr(runner, "failure_of", lambda store, key, since: None)
     ended = []
     board = runner._Board(
         Plan([], {stage.key: stage for stage in stages}), None, lambda stage, result: ended.append((stage.key, result))

@@ -1,33 +1,112 @@
 """Kills tiny grids with SIGKILL, restarts them until they finish, and compares their files with undisturbed ones.
 
-By hand: `python tests/soak/kill.py --kills 200`. Most attempts are forks of this process, which has imported all there
-is, so that one costs no start-up; `--real` more are processes of their own, with two jobs. Half of the kills come at a
-uniformly drawn moment, half at a uniformly drawn operation on a file of the results folder. Status 1 where a byte of a
-model, of features, of a probe's result or of a record differs. Edit no source meanwhile: records hold its hash.
+By hand: `python tests/soak/kill.py --kills 200`. The phases take turns: training (from nothing), evaluating (another
+probe on a finished grid), setting aside (a finished grid with damaged files) and reporting. Most attempts are forks of
+this process, which has imported all there is, so that one costs no start-up; `--company` of the kills are of two at a
+time on one folder, `--real` more of processes of their own, with two jobs. Half of the kills come at a uniformly drawn
+moment, half at a uniformly drawn operation on a file of the results folder. Status 1 where a byte of a model, of
+features, of a probe's result, of a record or of a report differs, or where something is left behind that the next
+process would not remove. Edit no source meanwhile: records hold its hash.
 """
 
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from bench import lease
 from bench.engine.environment import environment
 from tests.engine.tiny import differing, paint_folder, results, run, words
 
-for module in ("bench.commands.grid", "torch._dynamo"):  # what every fork would import, the second for its optimizer
+for module in ("bench.commands.grid", "bench.commands.probe", "torch._dynamo"):  # what every fork would import
     import_module(module)
 ROOT = Path(__file__).parent.parent.parent
 PAIRS = ("finetune-barlow", "cassle-simclr", "sycon-moco", "sycon-byol", "lump-moco", "cassle-vicreg")
-OPERATIONS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir")
+OPERATIONS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.utime")
+PHASES = ("training", "evaluating", "training", "setting aside", "reporting")
 ATTEMPTS = 60  # of one grid; only a grid that makes no progress needs more
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line on a results folder that stands at `out` in it. begins: from a copy of this folder, or nothing."""
+
+    line: tuple[str, ...]
+    begins: Path | None
+
+    def at(self, place: Path) -> tuple[list[str], Path]:
+        """The line with its own results folder, and that."""
+        place.mkdir(parents=True)
+        if self.begins is not None:
+            shutil.copytree(self.begins, place / "out")
+        return [str(place / "out") if word == "OUT" else word for word in self.line], place / "out"
+
+
+@dataclass(frozen=True)
+class Calm:
+    """What a job takes and leaves when nobody disturbs it: seconds, operations on files, results."""
+
+    seconds: float
+    operations: int
+    files: dict[str, bytes]
+
+
+def jobs_of(pair: str, pictures: Path, folder: Path) -> dict[str, Job]:
+    """The jobs of a pair by phase; trains it once, undisturbed."""
+    grid = words(pictures, Path("OUT"), pair, "--quiet", "--save-every", "0", tasks=3)
+    line, done = Job(tuple(grid), None).at(folder / "done")
+    with redirect_stdout(StringIO()):
+        if run(*line) != 0:
+            raise SystemExit(f"{pair} fails undisturbed")
+    damaged = Path(shutil.copytree(done, folder / "damaged"))
+    damage(damaged)
+    report = ("report", "--out", "OUT", "--quiet", "--format", "md,tex,csv,png")
+    probe = ("eval", "--out", "OUT", "--quiet", "--format", "md", "--probe", "knn", "--set", "probe.knn.k=7")
+    return {
+        "training": Job(tuple(grid), None),
+        "evaluating": Job(probe, done),
+        "setting aside": Job(tuple(grid), damaged),
+        "reporting": Job(report, done),
+    }
+
+
+def damage(out: Path) -> None:
+    """Turns a bit in the middle of the records, of the ends of stages and of a file of each, and deletes a stage whose
+    parent's model is damaged."""
+    stages = sorted(out.glob("stages/*"), key=lambda path: (path / "stage.json").stat().st_mtime_ns)
+    for number, stage in enumerate(stages):
+        files = sorted(stage.glob("*.safetensors"))
+        for path in (stage / "stage.json", files[number % len(files)]):
+            turn_a_bit(path)
+    turn_a_bit(stages[-2] / "model.safetensors")
+    shutil.rmtree(stages[-1])
+    for path in out.glob("records/*"):
+        turn_a_bit(path)
+
+
+def turn_a_bit(path: Path) -> None:
+    """In the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """What two equal folders share, with the report."""
+    return results(out) | {f"report/{path.name}": path.read_bytes() for path in out.glob("report/*") if path.is_file()}
 
 
 def start(line: list[str], log: Path, dies_at: int | None, tally: Path | None = None) -> int:
@@ -76,21 +155,21 @@ def kill(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def undisturbed(line: list[str], folder: Path) -> tuple[float, int, dict[str, bytes]]:
-    """Seconds, operations on files and results of a grid that nobody kills."""
+def undisturbed(job: Job, place: Path) -> Calm:
+    """What a job takes and leaves that nobody kills."""
+    line, out = job.at(place)
     began = time.monotonic()
-    if wait(start(line, folder / "log.txt", None, folder / "tally.txt"), 600) != 0:
-        raise SystemExit((folder / "log.txt").read_text())
-    out = Path(line[line.index("--out") + 1])
-    return time.monotonic() - began, int((folder / "tally.txt").read_text()), results(out)
+    if wait(start(line, place / "log.txt", None, place / "tally.txt"), 600) != 0:
+        raise SystemExit((place / "log.txt").read_text())
+    return Calm(time.monotonic() - began, int((place / "tally.txt").read_text()), content(out))
 
 
-def killed_by_fork(line: list[str], log: Path, rng: random.Random, seconds: float, operations: int) -> int:
-    """Kills of one grid until an attempt is through."""
+def killed_by_fork(line: list[str], log: Path, rng: random.Random, calm: Calm) -> int:
+    """Kills of one job until an attempt is through."""
     for kills in range(ATTEMPTS):
         at_operation = rng.random() < 0.5
-        pid = start(line, log, rng.randint(1, operations) if at_operation else None)
-        status = wait(pid, 600 if at_operation else rng.uniform(0, seconds))
+        pid = start(line, log, rng.randint(1, calm.operations) if at_operation else None)
+        status = wait(pid, 600 if at_operation else rng.uniform(0, calm.seconds))
         if status is None:
             kill(pid)
         elif status != -signal.SIGKILL:
@@ -98,12 +177,40 @@ def killed_by_fork(line: list[str], log: Path, rng: random.Random, seconds: floa
     return failed(log, None)
 
 
-def killed_for_real(line: list[str], log: Path, rng: random.Random) -> int:
+def killed_in_company(line: list[str], log: Path, rng: random.Random, calm: Calm) -> int:
+    """Kills of one job that two at a time work at, until both are through."""
+    kills, running = 0, dict[int, float]()
+    to_start = 2
+    while to_start or running:
+        while to_start and kills <= 2 * ATTEMPTS:
+            at_operation = rng.random() < 0.5
+            pid = start(line, log, rng.randint(1, calm.operations) if at_operation else None)
+            running[pid] = time.monotonic() + (600 if at_operation else rng.uniform(0, 2 * calm.seconds))
+            to_start -= 1
+        if not running:
+            return failed(log, None)
+        for pid, end in [*running.items()]:
+            status = wait(pid, 0)
+            if status is None and time.monotonic() < end:
+                continue
+            del running[pid]
+            if status is None:
+                kill(pid)
+            if status in (None, -signal.SIGKILL):
+                kills += 1
+                to_start += 1
+            elif status != 0:
+                failed(log, status)
+        time.sleep(0.002)
+    return kills
+
+
+def killed_for_real(line: list[str], log: Path, rng: random.Random, calm: Calm) -> int:
     """The same with processes of their own and two jobs; their start-up is part of the moments."""
     patience = 20.0  # seconds; where start-up alone takes longer, it grows
     for kills in range(ATTEMPTS):
         with log.open("ab") as file:
-            command = [sys.executable, str(ROOT / "run_bench.py"), *line, "--jobs", "2"]
+            command = [sys.executable, str(ROOT / "run_bench.py"), *line]
             process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, cwd=ROOT)
         status = wait(process.pid, rng.uniform(0, patience))
         process.returncode = -signal.SIGKILL if status is None else status  # it is reaped here
@@ -116,42 +223,65 @@ def killed_for_real(line: list[str], log: Path, rng: random.Random) -> int:
 
 def failed(log: Path, status: int | None) -> int:
     """Ends the test where an attempt fails by itself, or where none of many comes through."""
-    raise SystemExit(f"status {status}\n{log.read_text()[-4000:]}")
+    raise SystemExit(f"status {status}\n{log}\n{log.read_text()[-4000:]}")
 
 
-def soak(pairs: list[str], kills: int, real: int, rng: random.Random, folder: Path) -> tuple[int, int, list[str]]:
-    """Kills by forks, kills of real processes, and what diverged."""
-    pictures = paint_folder(folder / "pictures")
-    shape = ("--quiet", "--save-every", "0")
-    counts, divergences, number = [0, 0], [], 0
-    reference: dict[str, tuple[float, int, dict[str, bytes]]] = {}
-    while counts[0] < kills or counts[1] < real:
-        pair = pairs[number % len(pairs)]
-        number += 1
-        if pair not in reference:
-            calm = folder / f"{pair}-calm"
-            calm.mkdir()
-            reference[pair] = undisturbed(words(pictures, calm / "out", pair, *shape, tasks=3), calm)
-        seconds, operations, expected = reference[pair]
-        place = folder / f"{pair}-{number}"
-        place.mkdir()
-        line = words(pictures, place / "out", pair, *shape, tasks=3)
-        for_real = counts[0] >= kills
-        if for_real:
-            counts[1] += killed_for_real(line, place / "log.txt", rng)
-        else:
-            counts[0] += killed_by_fork(line, place / "log.txt", rng, seconds, operations)
-        wrong = differing(expected, results(place / "out"))
-        wrong += [str(path) for path in place.glob("out/stages/*/.*.tmp")]
-        divergences += [f"{place}: {name}" for name in wrong]
-        print(f"{pair}: {counts[0]} kills of forks, {counts[1]} of processes, {len(wrong)} files differ", flush=True)
-    return counts[0], counts[1], divergences
+def left_behind(out: Path) -> list[str]:
+    """What killed processes have left and no later one removes."""
+    lease.EXPIRY_SECONDS = 0  # as if that long ago
+    marks = ("**/owner", "**/.claim-*", "**/.gone-*")
+    for folder in {found.parent for mark in marks for found in out.glob(mark)}:
+        if folder.name != "owner" and folder.exists():
+            lease.take(folder).release()
+    return [str(path) for mark in (*marks, "**/*.tmp") for path in out.glob(mark)]
+
+
+class Soak:
+    """Kills jobs of pairs in turn and counts."""
+
+    def __init__(self, pairs: list[str], rng: random.Random, folder: Path) -> None:
+        self.pairs, self.rng, self.folder = pairs, rng, folder
+        self.pictures = paint_folder(folder / "pictures")
+        self.jobs: dict[str, dict[str, Job]] = {}
+        self.calm: dict[tuple[str, str], Calm] = {}
+        self.divergences: list[str] = []
+        self.number = 0
+
+    def kills(self, way: Callable[[list[str], Path, random.Random, Calm], int], wanted: int, *more: str) -> int:
+        """Kills that many in one way, or a few more; more: words for the lines of grids. Returns how many."""
+        count = 0
+        while count < wanted:
+            pair = self.pairs[self.number % len(self.pairs)]
+            phases = ("training", "setting aside") if more else PHASES
+            phase = phases[self.number // len(self.pairs) % len(phases)]
+            self.number += 1
+            job, calm = self._job(pair, phase)
+            place = self.folder / f"{pair}-{self.number}"
+            line, out = job.at(place)
+            count += way([*line, *more], place / "log.txt", self.rng, calm)
+            wrong = differing(calm.files, content(out)) + left_behind(out)
+            self.divergences += [f"{place}: {name}" for name in wrong]
+            print(f"{pair} {phase}: {count} kills, {len(wrong)} files differ or are left", flush=True)
+        return count
+
+    def _job(self, pair: str, phase: str) -> tuple[Job, Calm]:
+        if pair not in self.jobs:
+            self.jobs[pair] = jobs_of(pair, self.pictures, self.folder / pair)
+        job = self.jobs[pair][phase]
+        if (pair, phase) not in self.calm:
+            place = self.folder / f"{pair}-calm {phase}"
+            self.calm[pair, phase] = undisturbed(job, place)
+            if phase == "setting aside":  # nobody can see in the end that there was damage
+                wrong = differing(results(self.folder / pair / "done" / "out"), results(place / "out"))
+                self.divergences += [f"{place}: {name}" for name in wrong]
+        return job, self.calm[pair, phase]
 
 
 def main() -> int:
     """Parses the line and prints the sum."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="of forked attempts")
+    parser.add_argument("--company", type=int, default=10, help="of forked attempts, two at a time on one folder")
     parser.add_argument("--real", type=int, default=6, help="of processes of their own")
     parser.add_argument("--pairs", default=",".join(PAIRS), help="methods to take turns")
     parser.add_argument("--folder", type=Path, help="where to work (default: a new temporary folder)")
@@ -160,15 +290,17 @@ def main() -> int:
     began = time.monotonic()
     environment("cpu")  # which is cached: forks do not ask git again
     folder = args.folder or Path(tempfile.mkdtemp(prefix="soak-"))
-    rng = random.Random(args.seed)
-    forks, processes, divergences = soak(args.pairs.split(","), args.kills, args.real, rng, folder)
-    for line in divergences:
+    soak = Soak(args.pairs.split(","), random.Random(args.seed), folder)
+    forks = soak.kills(killed_by_fork, args.kills)
+    company = soak.kills(killed_in_company, args.company)
+    real = soak.kills(killed_for_real, args.real, "--jobs", "2")
+    for line in soak.divergences:
         print(line)
     print(
-        f"{forks + processes} kills ({forks} of forks, {processes} of processes), {len(divergences)} divergences, "
-        f"{time.monotonic() - began:.0f} s; files in {folder}"
+        f"{forks + company + real} kills ({forks} of forks, {company} in company, {real} of processes), "
+        f"{len(soak.divergences)} divergences, {time.monotonic() - began:.0f} s; files in {folder}"
     )
-    return 1 if divergences else 0
+    return 1 if soak.divergences else 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ from bench.speed.reference import Reference, transform
 from bench.speed.step import PARTS, Trial, mean_seconds
 from tests.engine.tiny import paint_folder, planned, run, words
 
+pytestmark = pytest.mark.xdist_group("processes")
 METHODS = "finetune,cassle,sycon"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """An estimate measures steps for a moment only."""
+    monkeypatch.setattr(step, "SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")

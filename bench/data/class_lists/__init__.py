@@ -15,4 +15,4 @@ def class_list(key: str) -> tuple[str, ...]:
 
 def fingerprint(names: Iterable[str]) -> str:
     """12 hexadecimal digits of the SHA-256 of the names, in this order, one a line."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:12]

@@ -3,12 +3,13 @@
 import hashlib
 import io
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from bench.data.decode import Shape, plain, square
+from bench.data.decode import Shape, open_image, plain, square
 
 # What a file is marked with, and what that means.
 DEFECTS = {
@@ -51,10 +52,12 @@ def look(path: Path, image_size: int | None, quick: bool) -> Seen:
     size.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Seen("unreadable")  # a pipe would be waited for, a device may never end
         return _glance(path) if quick else _read(path.read_bytes(), image_size)
     except FileNotFoundError:
         return Seen("absent")
-    except OSError:
+    except (OSError, ValueError):
         return Seen("unreadable")
 
 
@@ -67,7 +70,7 @@ def _read(data: bytes, image_size: int | None) -> Seen:
     if not data:
         return Seen("empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             colour = _MODES.get(image.mode, "other")
             return Seen("", colour, digest(data), _pixels(image, image_size))
     except MemoryError:
@@ -96,7 +99,7 @@ def _glance(path: Path) -> Seen:
         short = cut_short(file.read(4), tail)
         file.seek(0)
         try:
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 colour = _MODES.get(image.mode, "other")
         except Exception:  # PIL's readers raise whatever the bytes lead them to
             return Seen("truncated" if short else "unreadable")

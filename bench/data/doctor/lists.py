@@ -1,5 +1,6 @@
 """Datasets given by list files, as DomainNet: lines "path label" in <domain>_train.txt and <domain>_test.txt."""
 
+import os
 from collections import Counter
 from collections.abc import Container, Iterator
 from pathlib import Path, PurePosixPath
@@ -78,7 +79,7 @@ def slips(files: list[ListFile]) -> list[Slip]:
             found.append(Slip("label", f"{where}: {path} has label {label}, other {folder} {of_class[folder]}"))
         elif of_label[label] != folder:
             found.append(Slip("label", f"{where}: {path} has label {label}, which is that of {of_label[label]}"))
-        paths.add(digest(path.encode()))
+        paths.add(digest(os.fsencode(path)))
     twice = {int(position) for group in paths.groups() for position in group}
     good = (line for line in _lines(files) if line[2])
     for position, (file, number, path, _) in enumerate(good):
@@ -100,5 +101,5 @@ def _lines(files: list[ListFile]) -> Iterator[tuple[ListFile, int, str, int]]:
                 path, _, label = line.strip().rpartition(" ")
                 if line.strip():
                     inside = not path.startswith("/") and ".." not in PurePosixPath(path).parts
-                    good = path and inside and label.isascii() and label.isdigit()
+                    good = path and inside and label.isascii() and label.isdigit() and len(label) < 10
                     yield (file, number, path.strip(), int(label)) if good else (file, number, "", -1)

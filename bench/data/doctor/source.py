@@ -8,7 +8,7 @@ from bench.data.class_lists import class_list
 from bench.data.doctor.lists import ListFile, list_files, listed
 from bench.data.doctor.releases import Release, release_of
 from bench.data.doctor.walk import stream
-from bench.data.listing import Entry, children, labelled
+from bench.data.listing import Entry, children, expanded, labelled
 from bench.data.named import NAMED
 from bench.data.named.lists import CLEANED, DOMAINNET_LISTS
 from bench.errors import UserError
@@ -34,7 +34,7 @@ def folder_source(layout: str, path: str) -> Source:
     """The source of folder:PATH and domains:PATH; raises UserError for no path."""
     if not path:
         raise UserError(f"dataset {layout}: a path is missing, as in {layout}:PATH")
-    root = Path(path).expanduser()
+    root = expanded(Path(path))
     return Source(root, lambda: stream(layout, root), layout=layout)
 
 

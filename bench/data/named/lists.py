@@ -1,11 +1,12 @@
 """DomainNet and PACS: a folder per domain and class, with released lists of the files of each split."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from bench.data.listing import Entry, Listing, labelled
+from bench.data.listing import Entry, Listing, labelled, regular
 from bench.errors import UserError
 
 # Train and test images of the cleaned lists: TensorFlow Datasets, docs/catalog/domainnet.md, version 1.0.0.
@@ -50,7 +51,7 @@ def domainnet(root: Path) -> Listing:
     for name in names:
         domain, _, split = name.removesuffix(".txt").rpartition("_")
         for line, path, number in _lines(folder / name):
-            content.update(f"{split} {path} {number}\n".encode())
+            content.update(os.fsencode(f"{split} {path} {number}\n"))
             label = PurePosixPath(path).parent.name
             entries.append(entry_of(root, path, split, domain, label, line))
             if class_of.setdefault(number, label) != label:
@@ -101,9 +102,10 @@ def entry_of(root: Path, path: str, split: str, domain: str, label: str, where: 
     if path.startswith("/") or ".." in PurePosixPath(path).parts:
         raise UserError(f"{where}: {path} leads out of {root}")
     try:
-        status = (root / path).stat()
-    except OSError as error:
-        raise UserError(f"{where}: {root / path} is not there ({error.strerror})") from error
+        status = regular(root / path)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{where}: {root / path} is not there ({why})") from error
     return Entry(path, split, domain, label, status.st_size, status.st_mtime_ns)
 
 
@@ -126,6 +128,6 @@ def _lines(file: Path) -> Iterator[tuple[str, str, int]]:
             path, _, label = line.strip().rpartition(" ")
             if not line.strip():
                 continue
-            if not (path and label.isascii() and label.isdigit()):
+            if not (path and label.isascii() and label.isdigit() and len(label) < 10):
                 raise UserError(f"{file}:{count}: takes a path and a label, not '{line.strip()[:80]}'")
             yield f"{file}:{count}", path.strip(), int(label)

@@ -43,7 +43,7 @@ def imagenet100(root: Path) -> Listing:
 
 def tiny_imagenet(root: Path) -> Listing:
     """`train/<synset>/images/*.JPEG` of wnids.txt; `val/images` by val_annotations.txt, or sorted into folders."""
-    classes = sorted((root / "wnids.txt").read_text().split())
+    classes = sorted(_text(root / "wnids.txt").split())
     present = set(_class_folders(root / "train"))
     absent = [name for name in classes if name not in present]
     if absent:
@@ -51,8 +51,8 @@ def tiny_imagenet(root: Path) -> Listing:
     annotations = root / "val" / "val_annotations.txt"
     if not annotations.exists():
         return _listing(root, classes)
-    pairs = (line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip())
-    held_out = ((f"val/images/{name}", label) for name, label in pairs)
+    pairs = (line.split("\t")[:2] for line in _text(annotations).splitlines() if line.strip())
+    held_out = ((f"val/images/{name}", *label) for name, *label in pairs)
     return _joined(root, classes, _held_out(root, held_out, classes, annotations))
 
 
@@ -70,7 +70,7 @@ def _listing(root: Path, classes: Collection[str], note: str = "") -> Listing:
     return _joined(root, classes, _held_out(root, pairs, classes, where), note)
 
 
-def _labels_of_flat(root: Path) -> tuple[Path, Iterator[tuple[str, str]]]:
+def _labels_of_flat(root: Path) -> tuple[Path, Iterator[tuple[str, ...]]]:
     """The file that labels images lying flat in val/, and what it says: path and synset of each."""
     for folder in (
         root,
@@ -79,11 +79,11 @@ def _labels_of_flat(root: Path) -> tuple[Path, Iterator[tuple[str, str]]]:
     ):  # Kaggle's root/ILSVRC/Data/CLS-LOC holds its file above
         synsets, kaggle = folder / SYNSETS_OF_VAL, folder / KAGGLE_OF_VAL
         if synsets.exists():
-            names = enumerate(synsets.read_text().split(), 1)
+            names = enumerate(_text(synsets).split(), 1)
             return synsets, ((f"val/ILSVRC2012_val_{number:08}.JPEG", name) for number, name in names)
         if kaggle.exists():
-            rows = (line.replace(",", " ").split()[:2] for line in kaggle.read_text().splitlines()[1:])
-            return kaggle, ((f"val/{image}.JPEG", name) for image, name in rows)
+            rows = (line.replace(",", " ").split()[:2] for line in _text(kaggle).splitlines()[1:] if line.strip())
+            return kaggle, ((f"val/{image}.JPEG", *name) for image, *name in rows)
     raise UserError(
         f"{root / 'val'}: holds no class folders; put {SYNSETS_OF_VAL} (github.com/tensorflow/models, "
         f"research/slim/datasets) or Kaggle's {KAGGLE_OF_VAL} into {root}, or sort the images into folders with "
@@ -91,9 +91,18 @@ def _labels_of_flat(root: Path) -> tuple[Path, Iterator[tuple[str, str]]]:
     )
 
 
-def _held_out(root: Path, pairs: Iterable[tuple[str, str]], classes: Collection[str], where: Path) -> Iterator[Entry]:
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _held_out(root: Path, pairs: Iterable[tuple[str, ...]], classes: Collection[str], where: Path) -> Iterator[Entry]:
     wanted = frozenset(classes)
-    return (entry_of(root, path, "test", "", label, where) for path, label in pairs if label in wanted)
+    for pair in pairs:
+        if len(pair) != 2:
+            raise UserError(f"{where}: names {pair[0]} without its class")
+        path, label = pair
+        if label in wanted:
+            yield entry_of(root, path, "test", "", label, where)
 
 
 def _joined(root: Path, classes: Collection[str], held_out: Iterator[Entry], note: str = "") -> Listing:
