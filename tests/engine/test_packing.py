@@ -18,6 +18,7 @@ from bench.engine import packing
 from bench.engine.packing import Throughput, WorkerFailed, candidates, choose_jobs, measure_together
 from tests.engine.tiny import differing, planned, results, run, words
 
+NEEDED = ("bench.engine.stage", "torch._dynamo")
 pytestmark = pytest.mark.xdist_group("processes")
 ROOT = Path(__file__).parent.parent.parent
 
@@ -251,12 +252,12 @@ def describe(pipe):
     """In a worker: what it found imported, and whether CUDA could still start in it."""
     import torch
 
-    pipe.send(([name for name in packing.PRELOAD if name in sys.modules], torch.cuda._is_in_bad_fork()))
+    pipe.send(([name for name in NEEDED if name in sys.modules], torch.cuda._is_in_bad_fork()))
 
 
 def test_a_worker_finds_everything_imported_and_a_server_without_threads():
     worker = packing.start_worker(describe)
-    assert worker.pipe.recv() == (list(packing.PRELOAD), False)
+    assert worker.pipe.recv() == (list(NEEDED), False)
     count = "import numpy, os; print(len(os.listdir('/proc/self/task')))"  # its library has threads that end in a fork
     threads = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True).stdout
     assert len(os.listdir(f"/proc/{forkserver._forkserver._forkserver_pid}/task")) == int(threads)

@@ -113,7 +113,7 @@ def test_a_shard_begins_with_its_own_part_and_then_helps(few_pictures, tmp_path)
     taken = []
     for index in range(2):
         board = _Board(plan, store, lambda *_: None, (index, 2))
-        board._sync = lambda _: None
+        board._sync = lambda *_: None
         mine = {key for key, number in first_user.items() if number % 2 == index}
         order = []
         while (stage := board.take()) is not None:
