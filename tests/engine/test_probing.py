@@ -234,7 +234,7 @@ def test_a_probe_of_the_training_is_never_made_up(copied, capsys):
     assert [probe.fits(kind) for kind in ("pixels", "init", "task", "joint")] == [False, False, True, True]
     made = planned(*copied.line)
     store, task = Store(copied.out), made.stages[made.runs[0].stages[2]]
-    with pytest.raises(Damaged, match="online.safetensors is gone"):
+    with pytest.raises(Damaged, match=r"online\.safetensors is gone"):
         stage_module.probe_stage(replace(task, probes={probe}), store, stage_module.Clock({}), lambda _: None)
     with pytest.raises(UserError, match=r"linear_online .* leave it out, and --set online.run=true"):
         planned(*copied.line, "--probes", "linear,linear_online")
