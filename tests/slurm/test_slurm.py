@@ -1,6 +1,7 @@
 """Grids as jobs of a real cluster: preempted, cancelled, on a lost node; the results are those of one process."""
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -17,8 +18,8 @@ from tests.slurm.cluster import MOST_IN_ARRAY, wait_until
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 600.0
-LONG = ("--epochs", "60", "--save-every", "3600")
-"""A training long enough to be disturbed, which saves nothing unless it is told to."""
+SECONDS = 30
+"""Of a training that is to be disturbed several times: a lease says only every five seconds how far it is."""
 
 
 class Line:
@@ -73,10 +74,20 @@ def node_of(cluster, job):
 
 
 @pytest.fixture(scope="module")
-def alone(pictures, tmp_path_factory):
+def long(pictures, tmp_path_factory):
+    """Options of a training that takes this machine `SECONDS` at least, and saves nothing unless it is told to."""
+    out, epochs = tmp_path_factory.mktemp("pace") / "out", 60
+    line = words(pictures, out, "joint", "--quiet", "--epochs", str(epochs))
+    subprocess.run([sys.executable, "run_bench.py", *line], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    seconds = max(row["seconds"].get("train", 0) for path in (out / "timings").glob("*.jsonl") for row in rows(path))
+    return "--epochs", str(math.ceil(epochs * SECONDS / seconds)), "--save-every", "3600"
+
+
+@pytest.fixture(scope="module")
+def alone(pictures, long, tmp_path_factory):
     """A long training by one process, which nobody disturbs; it starts here and is waited for when called."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    line = words(pictures, out, "joint", "--quiet", *LONG)
+    line = words(pictures, out, "joint", "--quiet", *long)
     command = [sys.executable, str(ROOT / "run_bench.py"), *line]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -117,9 +128,9 @@ def test_twelve_runs_on_three_nodes_equal_one_process(cluster, pictures, tmp_pat
     assert len(trained) == 12 * 4  # each stage once, in the timings of each run that has it
 
 
-def test_cancelled_and_preempted_jobs_save_and_go_on(cluster, pictures, alone, tmp_path):
+def test_cancelled_and_preempted_jobs_save_and_go_on(cluster, pictures, long, alone, tmp_path):
     out = tmp_path / "out"
-    line = words(pictures, out, "joint", *LONG, "--launcher", "slurm", "--slurm", "time=30")
+    line = words(pictures, out, "joint", *long, "--launcher", "slurm", "--slurm", "time=30")
     cancelled = Line(cluster, line, tmp_path / "cancelled.txt")
     stage, who, _ = wait_for_training(out)
     cluster.ask("scancel", who["SLURM_JOB_ID"])
@@ -145,9 +156,9 @@ def test_cancelled_and_preempted_jobs_save_and_go_on(cluster, pictures, alone, t
     assert report(alone()) == report(out)
 
 
-def test_the_work_of_a_lost_node_is_finished_by_another(cluster, pictures, alone, tmp_path):
+def test_the_work_of_a_lost_node_is_finished_by_another(cluster, pictures, long, alone, tmp_path):
     out = tmp_path / "out"
-    line = words(pictures, out, "joint", *LONG, "--launcher", "slurm", "--slurm", "time=30")
+    line = words(pictures, out, "joint", *long, "--launcher", "slurm", "--slurm", "time=30")
     line[line.index("3600")] = "1"
     follower = Line(cluster, line, tmp_path / "log.txt")
     _, who, _ = wait_for_training(out)
@@ -171,9 +182,9 @@ def test_the_work_of_a_lost_node_is_finished_by_another(cluster, pictures, alone
     assert report(alone()) == report(out)
 
 
-def test_a_follower_leaves_joins_again_and_replaces_vanished_workers(cluster, pictures, tmp_path):
+def test_a_follower_leaves_joins_again_and_replaces_vanished_workers(cluster, pictures, long, tmp_path):
     out = tmp_path / "out"
-    line = words(pictures, out, "joint", *LONG, "--launcher", "slurm", "--slurm", "time=30")
+    line = words(pictures, out, "joint", *long, "--launcher", "slurm", "--slurm", "time=30")
     first = Line(cluster, line, tmp_path / "first.txt")
     first.says("launched 1 worker")
     first.process.send_signal(signal.SIGINT)
