@@ -22,7 +22,7 @@ from bench.evaluate.features import Features
 from bench.evaluate.probes import FITS, run_probe
 from bench.grid import again, resolve_numerics
 from bench.layers import fill, leaves, parse_set
-from bench.lease import Busy
+from bench.lease import Busy, LostLease
 from bench.report.formats import check_formats
 from bench.report.records import Line, codes_of, whole_lines
 from bench.report.rows import BadRow, checked
@@ -118,7 +118,7 @@ def _probe_run(planned: "_Planned", codes: dict[int, set[str]], wanted: Wanted) 
                 continue
             try:
                 found = _rows_of(run, probe, store, key, planned) if _is_recorded(store, key, codes.get(task)) else None
-            except Busy:
+            except (Busy, LostLease):
                 found = None
             if found is None:
                 missing += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.lease import Busy, is_held
+from bench.lease import Busy, LostLease, is_held
 from bench.upkeep.needs import NAME, Needs, check_results
 
 KINDS = {
@@ -67,7 +67,7 @@ def _free(piece: Piece, store: Store, needs: Needs) -> bool:
                 return False
             _vanish(piece.path, store.out)
             return True
-    except Busy:
+    except (Busy, LostLease):
         return False
 
 

@@ -12,7 +12,7 @@ from bench.engine.probing import transfers_of
 from bench.engine.records import Contradiction, append_rows, mend_record
 from bench.engine.store import Store, set_aside
 from bench.errors import UserError
-from bench.lease import OWNER, Busy, Lease, hold, take
+from bench.lease import OWNER, Busy, Lease, LostLease, hold, take
 from bench.report.records import whole_lines
 from bench.upkeep.findings import FOREIGN, LEFTOVER, Finding
 from bench.upkeep.needs import NAME
@@ -56,7 +56,7 @@ def _alone(out: Path) -> Iterator[Lease]:
     try:
         with hold(folder) as lease:
             yield lease
-    except Busy:
+    except (Busy, LostLease):
         raise UserError(f"another doctor is at {out}") from None
     finally:
         with suppress(OSError):
@@ -93,7 +93,7 @@ class _Repair:
                     adopt(folder.name, older, held)
                 if wrong:
                     _mend(folder.name, wrong, held)
-        except Busy:
+        except (Busy, LostLease):
             self.say(f"left: {folder}, which somebody holds")
         with suppress(OSError):  # there is something in it
             folder.rmdir()

@@ -109,8 +109,13 @@ def content(out: Path) -> dict[str, bytes]:
     return results(out) | {f"report/{path.name}": path.read_bytes() for path in out.glob("report/*") if path.is_file()}
 
 
-def start(line: list[str], log: Path, dies_at: int | None, tally: Path | None = None) -> int:
-    """Forks a process group that runs the line; it kills itself at operation `dies_at` on a file below --out."""
+def start(
+    line: list[str], log: Path, dies_at: int | None, tally: Path | None = None, robs: bool = False
+) -> int:
+    """Forks a process group that runs the line; it kills itself at operation `dies_at` on a file below --out.
+
+    robs: whether it takes any other process for dead, as one that has not been heard of for long.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -119,6 +124,8 @@ def start(line: list[str], log: Path, dies_at: int | None, tally: Path | None = 
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     out, count = line[line.index("--out") + 1], 0
+    if robs:
+        lease.EXPIRY_SECONDS = 0
 
     def watch(event: str, args: tuple[object, ...]) -> None:
         nonlocal count
@@ -178,13 +185,15 @@ def killed_by_fork(line: list[str], log: Path, rng: random.Random, calm: Calm) -
 
 
 def killed_in_company(line: list[str], log: Path, rng: random.Random, calm: Calm) -> int:
-    """Kills of one job that two at a time work at, until both are through."""
+    """Kills of one job that two at a time work at, until both are through. One in four takes from the other whatever
+    that holds."""
     kills, running = 0, dict[int, float]()
     to_start = 2
     while to_start or running:
         while to_start and kills <= 2 * ATTEMPTS:
             at_operation = rng.random() < 0.5
-            pid = start(line, log, rng.randint(1, calm.operations) if at_operation else None)
+            dies_at = rng.randint(1, calm.operations) if at_operation else None
+            pid = start(line, log, dies_at, robs=rng.random() < 0.25)
             running[pid] = time.monotonic() + (600 if at_operation else rng.uniform(0, 2 * calm.seconds))
             to_start -= 1
         if not running:
@@ -228,11 +237,12 @@ def failed(log: Path, status: int | None) -> int:
 
 def left_behind(out: Path) -> list[str]:
     """What killed processes have left and no later one removes."""
-    lease.EXPIRY_SECONDS = 0  # as if that long ago
     marks = ("**/owner", "**/.claim-*", "**/.gone-*")
+    kept, lease.EXPIRY_SECONDS = lease.EXPIRY_SECONDS, 0  # as if that long ago
     for folder in {found.parent for mark in marks for found in out.glob(mark)}:
         if folder.name != "owner" and folder.exists():
             lease.take(folder).release()
+    lease.EXPIRY_SECONDS = kept
     return [str(path) for mark in (*marks, "**/*.tmp") for path in out.glob(mark)]
 
 
