@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from bench.evaluate.features import Features
 from bench.evaluate.probes import FITS, run_probe
 from bench.grid import again, resolve_numerics
 from bench.layers import fill, leaves, parse_set
-from bench.lease import Busy, LostLease
+from bench.lease import Busy, LostLease, holder_of
 from bench.report.formats import check_formats
 from bench.report.records import Line, codes_of, whole_lines
 from bench.report.rows import BadRow, checked
+
+BUSY_SECONDS = 0.5
+"""Between looks at a stage that another process probes."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,15 @@ def _probe_run(planned: "_Planned", codes: dict[int, set[str]], wanted: Wanted) 
         for task, key in stages:
             if not probe.fits({-2: "pixels", -1: "init"}.get(task, "task")):
                 continue
-            try:
-                found = _rows_of(run, probe, store, key, planned) if _is_recorded(store, key, codes.get(task)) else None
-            except (Busy, LostLease):
-                found = None
+            found = None
+            while _is_recorded(store, key, codes.get(task)):
+                try:
+                    found = _rows_of(run, probe, store, key, planned)
+                    break
+                except (Busy, LostLease):
+                    if _trains(store, key):
+                        break
+                    time.sleep(BUSY_SECONDS)
             if found is None:
                 missing += 1
             else:
@@ -132,6 +141,12 @@ def _is_recorded(store: Store, key: str, codes: set[str] | None) -> bool:
     """Whether a stage is the one that a record has rows of, as far as that says what code has made it."""
     facts = store.facts(key)
     return facts is None or codes is None or facts["code"] in codes
+
+
+def _trains(store: Store, key: str) -> bool:
+    """Whether whoever holds a stage trains it: that may take hours, unlike probes."""
+    holder = holder_of(store.stage(key))
+    return holder is not None and "step" in holder[1]
 
 
 class _Planned:

@@ -58,7 +58,7 @@ def fashion(monkeypatch):
         split: [rng.integers(0, 256, (10 * count, 28, 28, 1), np.uint8), np.arange(10).repeat(count)]
         for split, count in (("train", 1200), ("t10k", 200))
     }
-    monkeypatch.setattr(fashion_mini, "read", lambda split: tuple(parts[split]))
+    monkeypatch.setattr(fashion_mini, "read", lambda split, cache: tuple(parts[split]))
     return parts
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from bench.engine.store import Store
 from bench.errors import UserError
+from bench.lease import Lease
 from bench.seal import seal_file
 from bench.upkeep import garbage
 from tests.engine.tiny import differing, results, run
@@ -96,6 +97,20 @@ def test_what_somebody_holds_is_left(out):
         freed = garbage.free(out, pieces)
     assert {piece.kind for piece in freed} == {"partial", "aside"}
     assert (orphan(out) / "stage.json").exists()
+
+
+def test_what_somebody_takes_over_meanwhile_is_left(out, monkeypatch):
+    pieces = [piece for piece in garbage.find(out) if piece.kind == "partial"]
+    remove = Lease.remove
+
+    def robbed(lease, path):
+        lease.release()
+        remove(lease, path)
+
+    monkeypatch.setattr(Lease, "remove", robbed)
+    assert garbage.free(out, pieces) == []
+    assert all(piece.path.exists() for piece in pieces)
+    assert pieces
 
 
 def test_what_a_record_names_that_has_come_meanwhile_is_left(out, monkeypatch):

@@ -195,6 +195,20 @@ def test_a_stage_that_somebody_holds_is_left_as_it_is(copied, capsys):
     assert "step 3 steps 9" in text.out
 
 
+def test_a_stage_that_somebody_takes_over_meanwhile_is_left_as_it_is(copied, capsys, monkeypatch):
+    place = cut(stage(copied.out, -1) / "model.safetensors")
+    set_aside = Store.set_aside
+
+    def robbed(store, *args, **options):
+        store.lease.release()
+        set_aside(store, *args, **options)
+
+    monkeypatch.setattr(Store, "set_aside", robbed)
+    assert run("doctor", "--out", str(copied.out), "--repair") == 1
+    assert "which somebody holds" in capsys.readouterr().err
+    assert place.exists()
+
+
 def test_a_record_that_has_lost_its_configuration_is_left_to_its_run(copied, capsys):
     before = results(copied.out)
     flip(record(copied.out), 500)

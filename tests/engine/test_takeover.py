@@ -68,6 +68,40 @@ def test_an_owner_that_was_taken_for_dead_can_write_no_more(little, monkeypatch)
     assert differing(before, results(little.out)) == []
 
 
+def test_an_evaluation_that_is_taken_for_dead_begins_the_stage_again(little, monkeypatch, capsys):
+    line = ("eval", "--out", str(little.out), "--probe", "knn", "--set", "probe.knn.k=7")
+    write, lost = Store.write, []
+
+    def robbed(store, path, data):
+        if not lost:
+            lost.append(path)
+            store.lease.release()
+        write(store, path, data)
+
+    monkeypatch.setattr(Store, "write", robbed)
+    assert run(*line) == 0
+    assert lost[0].exists()
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_an_evaluation_waits_for_another_and_not_for_training(little, capsys):
+    """Else two at once would leave their rows in another order than one."""
+    line = ("eval", "--out", str(little.out), "--probe", "knn", "--set", "probe.knn.k=7")
+    key = records(little.out)["cassle-moco"][0]["stages"][-1]
+    for progress in ({"step": 3}, {"phase": "probe knn"}):
+        before = len(records(little.out)["cassle-moco"])
+        with ExitStack() as held:
+            lease = held.enter_context(Store(little.out).lock(key)).lease
+            lease.tell(progress)
+            lease.beat()
+            if "phase" in progress:
+                Timer(0.4, held.close).start()
+            assert run(*line) == 0
+        left_out = "1 stages have no cached features or model (not trained yet, in work" in capsys.readouterr().err
+        assert left_out == ("step" in progress)
+        assert len(records(little.out)["cassle-moco"]) > before
+
+
 def test_a_stage_that_another_machine_holds_is_taken_when_that_gives_no_sign_of_life(little):
     before, store = results(little.out), Store(little.out)
     key = records(little.out)["cassle-moco"][0]["stages"][-1]

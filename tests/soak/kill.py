@@ -109,9 +109,7 @@ def content(out: Path) -> dict[str, bytes]:
     return results(out) | {f"report/{path.name}": path.read_bytes() for path in out.glob("report/*") if path.is_file()}
 
 
-def start(
-    line: list[str], log: Path, dies_at: int | None, tally: Path | None = None, robs: bool = False
-) -> int:
+def start(line: list[str], log: Path, dies_at: int | None, tally: Path | None = None, robs: bool = False) -> int:
     """Forks a process group that runs the line; it kills itself at operation `dies_at` on a file below --out.
 
     robs: whether it takes any other process for dead, as one that has not been heard of for long.
