@@ -37,6 +37,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAIRS = ("finetune-barlow", "cassle-simclr", "sycon-moco", "sycon-byol", "lump-moco", "cassle-vicreg")
 OPERATIONS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.utime")
 PHASES = ("training", "evaluating", "training", "setting aside", "reporting")
+LATEST = 1.5  # times as late as an undisturbed job ends: a report, which begins anew each time, must come through too
 ATTEMPTS = 60  # of one grid; only a grid that makes no progress needs more
 
 
@@ -169,12 +170,17 @@ def undisturbed(job: Job, place: Path) -> Calm:
     return Calm(time.monotonic() - began, int((place / "tally.txt").read_text()), content(out))
 
 
+def moment(rng: random.Random, calm: Calm) -> int:
+    """Number of the operation at which a process is to die."""
+    return rng.randint(1, round(LATEST * calm.operations))
+
+
 def killed_by_fork(line: list[str], log: Path, rng: random.Random, calm: Calm) -> int:
     """Kills of one job until an attempt is through."""
     for kills in range(ATTEMPTS):
         at_operation = rng.random() < 0.5
-        pid = start(line, log, rng.randint(1, calm.operations) if at_operation else None)
-        status = wait(pid, 600 if at_operation else rng.uniform(0, calm.seconds))
+        pid = start(line, log, moment(rng, calm) if at_operation else None)
+        status = wait(pid, 600 if at_operation else rng.uniform(0, LATEST * calm.seconds))
         if status is None:
             kill(pid)
         elif status != -signal.SIGKILL:
@@ -190,7 +196,7 @@ def killed_in_company(line: list[str], log: Path, rng: random.Random, calm: Calm
     while to_start or running:
         while to_start and kills <= 2 * ATTEMPTS:
             at_operation = rng.random() < 0.5
-            dies_at = rng.randint(1, calm.operations) if at_operation else None
+            dies_at = moment(rng, calm) if at_operation else None
             pid = start(line, log, dies_at, robs=rng.random() < 0.25)
             running[pid] = time.monotonic() + (600 if at_operation else rng.uniform(0, 2 * calm.seconds))
             to_start -= 1
