@@ -14,7 +14,7 @@ import numpy as np
 from bench.data.arrays import Tally
 from bench.data.decode import Shape, decoded_chunks
 from bench.errors import UserError
-from bench.files import FULL, no_space, write_atomic
+from bench.files import FULL, no_space
 from bench.lease import Lease
 
 NPY_HEADER = 128  # bytes of the header of the .npy files written here
@@ -65,8 +65,8 @@ class Journal:
     A line says that bytes were written, not that they are on disk: a chunk counts while its checksum holds.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, lease: Lease) -> None:
+        self.path, self.lease = path, lease
         self.shape: Shape | None = None
         self.chunks: list[Chunk] = []
         text = path.read_text(errors="replace") if path.exists() else ""
@@ -100,7 +100,7 @@ class Journal:
         return "".join(json.dumps(each) + "\n" for each in (self.shape, *self.chunks))
 
     def _write(self) -> None:
-        write_atomic(self.path, self._text().encode())
+        self.lease.write(self.path, self._text().encode())
 
 
 def checked_shape(size: Any, channels: Any) -> Shape:

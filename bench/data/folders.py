@@ -155,7 +155,7 @@ def _made(cache: Path, source: Source, how: How) -> dict[str, Any]:
 def _fill(cache: Path, source: Source, how: How, lease: Lease) -> dict[str, Any]:
     """Decode both splits into the cache; its manifest last, without which nothing is taken for whole."""
     manifest: dict[str, Any] = {"schema": SCHEMA, "key": source.key, "shape": {}, "sha256": {}, "skipped": []}
-    entries, journal = source.listing.entries, Journal(cache / "journal")
+    entries, journal = source.listing.entries, Journal(cache / "journal", lease)
     if journal.shape is None:
         journal.begin(source.shape())
     assert journal.shape is not None

@@ -16,6 +16,7 @@ from bench.data import build, decode, folders
 from bench.data.folders import How, cache_key, folder_source, load_folder, load_source
 from bench.data.listing import Entry
 from bench.errors import UserError
+from bench.lease import hold
 
 CHUNK, TRAIN, TEST = 4, 30, 14
 
@@ -141,7 +142,8 @@ def test_chunks_that_are_not_believed_leave_the_journal(pets):
     cache = stop_after(pets, 3)
     os.truncate(cache / ".train.npy.tmp", build.NPY_HEADER + CHUNK * 8 * 8 * 3)
     stop_after(pets, 1)
-    assert [chunk.files for chunk in build.Journal(cache / "journal").chunks] == [CHUNK, CHUNK]
+    with hold(cache) as lease:
+        assert [chunk.files for chunk in build.Journal(cache / "journal", lease).chunks] == [CHUNK, CHUNK]
 
 
 def test_decoding_that_fails_on_a_file_goes_on_behind_it_with_skip_corrupt(pets, decoded, monkeypatch):

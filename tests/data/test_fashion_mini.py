@@ -48,6 +48,21 @@ def test_the_embedded_files_and_their_licence_fit_into_7_mb():
     assert "Copyright (c) 2017 Zalando SE" in (fashion_mini.FOLDER / "LICENSE").read_text()
 
 
+def test_unpacked_images_are_kept_and_believed_only_while_they_are_whole(tmp_path, monkeypatch):
+    images, labels = fashion_mini.read("t10k")
+    cached, unpacked = tmp_path / "cache", []
+    monkeypatch.setattr(bz2, "decompress", lambda data, real=bz2.decompress: unpacked.append(1) or real(data))
+    for unpackings, damage in ((1, None), (1, None), (2, b"P"), (3, b"")):
+        for path in cached.iterdir() if damage is not None else ():
+            path.write_bytes(damage + path.read_bytes()[1:])
+        for one, other in zip((images, labels), fashion_mini.read("t10k", cached), strict=True):
+            assert np.array_equal(one, other)
+        assert len(unpacked) == unpackings
+        assert len(list(cached.iterdir())) == 1
+    (tmp_path / "file").touch()  # no folder can be made below it
+    assert np.array_equal(fashion_mini.read("t10k", tmp_path / "file" / "cache")[0], images)
+
+
 def test_it_holds_1200_and_200_images_of_each_class(tmp_path):
     data = load("fashion_mini", out=tmp_path)
     assert data.train.images.shape == (12000, 28, 28, 1)

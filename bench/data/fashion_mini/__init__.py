@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.idx import read_idx
-from bench.files import write_atomic
+from bench.lease import LostLease, hold_briefly
 
 FOLDER = Path(__file__).parent
 CLASSES = (
@@ -50,8 +50,8 @@ def _unpacked(packed: Path, split: str, cache: Path) -> Path:
     path = cache / f"fashion_mini-{packed.stem}"
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == UNPACKED[split]:
         return path
-    with suppress(OSError):  # no space, or read-only: whatever has to be written there will say so
-        cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, bz2.decompress(packed.read_bytes()))
+    with suppress(OSError, LostLease):  # no space, or read-only: whatever has to be written there will say so
+        with hold_briefly(cache / f".{path.name}") as lease:
+            lease.write(path, bz2.decompress(packed.read_bytes()))
         return path
     return packed
