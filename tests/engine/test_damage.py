@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.engine import runner, stage
+from bench.engine import board as boards
+from bench.engine import stage
+from bench.engine.board import REPAIRS, Board
 from bench.engine.checkpoint import save_tensors
-from bench.engine.runner import REPAIRS
 from bench.engine.stopping import Stopped
 from bench.engine.store import Store, check
 from bench.seal import Damaged, sealed
@@ -150,7 +151,7 @@ def test_a_damaged_partial_state_begins_the_task_anew(little, monkeypatch, train
     for partial in partials:
         with monkeypatch.context() as patch:
             patch.setattr(stage._Saver, "_save_or_stop", save_and_stop)
-            patch.setattr(runner._Board, "take", only(partial.parent.name))
+            patch.setattr(Board, "take", only(partial.parent.name))
             assert run(*little.line, "--save-every", "0") == 130
     one, other = (partial.read_bytes() for partial in partials)
     if fault == "exchanged":
@@ -245,8 +246,8 @@ def test_any_number_of_children_that_find_a_parent_damaged_at_once_count_as_one(
 
 @pytest.mark.parametrize("key", ["0-0", "1-1"], ids=["its parent", "it itself"])
 def test_a_stage_that_is_damaged_over_and_over_fails(monkeypatch, key):
-    monkeypatch.setattr(runner, "RETRY_SECONDS", 0)
-    monkeypatch.setattr(runner, "mark_failure", lambda *_: None)  # the board belongs to no folder
+    monkeypatch.setattr(boards, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(boards, "mark_failure", lambda *_: None)  # the board belongs to no folder
     board, ended = board_of(forest(2, 2), monkeypatch, {"0-0", "pixels", "init", "0-1"})
     for _ in range(REPAIRS):
         child = board.take()

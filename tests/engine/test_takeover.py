@@ -11,8 +11,8 @@ from threading import Timer
 import pytest
 
 from bench import lease as leases
+from bench.engine.board import Board
 from bench.engine.plan import Stage
-from bench.engine.runner import _Board
 from bench.engine.store import Store
 from tests.engine.forked import end, pause_in_step, start, wait_until
 from tests.engine.test_workers import board_of
@@ -146,7 +146,7 @@ def test_a_shard_begins_with_its_own_part_and_then_helps(few_pictures, tmp_path)
             first_user.setdefault(key, number)
     taken = []
     for index in range(2):
-        board = _Board(plan, store, lambda *_: None, (index, 2))
+        board = Board(plan, store, lambda *_: None, (index, 2))
         board._sync = lambda *_: None
         mine = {key for key, number in first_user.items() if number % 2 == index}
         order = []

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import cli
+from bench.engine import board as boards
 from bench.engine import packing, runner
 from bench.engine.plan import Plan, Stage
 from bench.engine.store import Store
@@ -166,14 +167,14 @@ def wait_until(come, seconds):
 
 def board_of(stages, monkeypatch, done=()):
     """A board over stages that belong to no run, and the list of what has ended on it."""
-    monkeypatch.setattr(runner, "done_and_stale", lambda plan, store: (set(done), set()))
-    monkeypatch.setattr(runner, "began", lambda store: 0.0)
-    monkeypatch.setattr(runner, "failure_of", lambda store, key, since: None)
+    monkeypatch.setattr(boards, "done_and_stale", lambda plan, store: (set(done), set()))
+    monkeypatch.setattr(boards, "began", lambda store: 0.0)
+    monkeypatch.setattr(boards, "failure_of", lambda store, key, since: None)
     ended = []
-    board = runner._Board(
+    made = boards.Board(
         Plan([], {stage.key: stage for stage in stages}), None, lambda stage, result: ended.append((stage.key, result))
     )
-    return board, ended
+    return made, ended
 
 
 def forest(chains, tasks):
@@ -202,7 +203,7 @@ def chosen_by_scan(stages, waiting, done, now):
 @pytest.mark.parametrize("seed", range(5))
 def test_stages_are_chosen_as_a_look_at_all_of_them_would(seed, monkeypatch):
     rng, now = random.Random(seed), 0.0
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(boards, "time", SimpleNamespace(monotonic=lambda: now))
     stages = forest(30, 4)
     done = {stage.key for stage in stages if stage.task in (0, 1) and rng.random() < 0.3}
     board, _ = board_of(stages, monkeypatch, done)
@@ -213,7 +214,7 @@ def test_stages_are_chosen_as_a_look_at_all_of_them_would(seed, monkeypatch):
             stage = at.pop(rng.randrange(len(at)))
             if rng.random() < 0.3:
                 board.again(stage)
-                waiting[stage.key] = now + runner.RETRY_SECONDS
+                waiting[stage.key] = now + boards.RETRY_SECONDS
             else:
                 board.settle(stage, "done")
                 done.add(stage.key)

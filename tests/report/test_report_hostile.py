@@ -87,10 +87,8 @@ def test_any_value_of_any_field_is_reported_or_refused_in_a_line(place, changes,
 def test_any_line_is_reported_or_refused_in_a_line(place, content, command):
     out = empty(place)
     path = write(out, rows_of(HEADS[0]))
-    path.write_bytes(
-        b"\n".join(item if isinstance(item, bytes) else json.dumps(item).encode() for item in content)
-        + path.read_bytes()
-    )
+    hostile = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in content]
+    path.write_bytes(b"\n".join([*hostile, path.read_bytes()]))
     before = around(place, out)
     status, said = called(place, command, out)
     assert status in (0, 1, 2), said
