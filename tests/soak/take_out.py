@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from tests.soak.protections import PROTECTIONS, Protection
 
+SECONDS = 240
+"""After which tests count as hanging."""
 ROOT = Path(__file__).parent.parent.parent
 COPIED = ("bench", "methods", "configs", "tests", "docs", "run_bench.py", "pyproject.toml", "README.md", ".git")
 
@@ -41,7 +43,7 @@ def noticed(protection: Protection, copy: Path) -> list[str]:
     ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(line, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS)
         said = done.stdout
     except subprocess.TimeoutExpired:
         said = "FAILED (hangs)"
