@@ -85,7 +85,7 @@ PROTECTIONS = (
         "bench/files.py",
         "        temporary.unlink(missing_ok=True)\n        if isinstance",
         "        if isinstance",
-        "tests/engine/test_full_disk.py tests/test_lease.py",
+        "tests/test_files.py",
     ),
     Protection(
         "damaged: tensors that do not match their seal",
