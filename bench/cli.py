@@ -4,13 +4,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 
 from bench.engine.stopping import Stopped, listening
 from bench.errors import UserError, nearest
 from bench.files import FULL, NoSpace, no_space
 from bench.options import COMMANDS, VERBS, subparser
+from bench.output import make_output_last
 from bench.torchrun import Gone, Place, place, speaks
 
 
@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit status: 0 done, 1 some run failed, 2 bad input, 130 interrupted, 143 asked
     to end by a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no text
+    make_output_last()
     try:
         with listening():
             return _main(words)
@@ -51,9 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say(f"error: {error}")
         return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:  # a full disk, a file system that has become read-only, an I/O error
         if error.errno in FULL and error.filename is not None:
             error = no_space(Path(error.filename), 0, error)

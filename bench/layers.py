@@ -210,7 +210,9 @@ def read_tree(path: Path) -> Given:
 def _read(path: Path) -> Iterator[tuple[yaml.Node | None, "_Loader"]]:
     """The root node of a YAML file and what constructs values; whatever fails meanwhile is a UserError."""
     try:
-        with path.open("rb") as file:  # not all of it: it may be a device without an end
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file, and settings are read more than once")
+        with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise UserError(f"{path}: a YAML file of more than {MOST_BYTES // 1024} KiB holds no settings")

@@ -24,12 +24,16 @@ from bench.files import FULL, no_space, write_atomic
 from bench.processes import identity, is_here, lives
 
 OWNER = "owner"
+MOVING = "moving-"
+"""Prefix of a file on its way from one name to another, by way of its owner's folder."""
 BEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 120.0
-"""Without a heartbeat, after which an owner counts as dead that cannot be asked: more than a network file system keeps
-the times of files in memory."""
+"""Without a heartbeat, after which an owner counts as dead wherever it is: more than a network file system keeps the
+times of files in memory. One that was a process of this machine counts as dead at once."""
 WAIT_SECONDS = (0.02, 0.5)
 """Between looks at what another one holds: at first, and at most."""
+TRIES = 100
+"""At making a folder that others remove meanwhile."""
 P = ParamSpec("P")
 R = TypeVar("R")
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
@@ -54,8 +58,12 @@ class Lease:
 
     def check(self) -> None:
         """Raises LostLease where another process has taken over."""
-        if not self.folder.exists():
-            raise LostLease(f"{self.place.name} was taken over by another process")
+        try:
+            self.folder.stat()
+        except OSError as error:
+            if error.errno in _GONE:
+                raise LostLease(f"{self.place.name} was taken over by another process") from None
+            raise
 
     def write(self, path: Path, data: bytes | bytearray) -> None:
         """Writes a file, whole or not at all; raises LostLease, and what `write_atomic` raises."""
@@ -79,16 +87,16 @@ class Lease:
 
     def move(self, path: Path, target: Path) -> bool:
         """Moves a file, by way of this lease; False where there is none. Raises LostLease."""
-        passing = self.folder / f"moving-{secrets.token_hex(4)}"
+        passing = self.folder / f"{MOVING if path.parent == self.place else 'passing-'}{path.name}"
         try:
-            path.replace(passing)
+            with self._noticing_loss():
+                path.replace(passing)
         except FileNotFoundError:
-            self.check()
             return False
         try:
             with self._noticing_loss():
                 passing.replace(target)
-        except OSError:  # no room there
+        except BaseException:  # no room there, or asked to end
             with suppress(OSError):
                 passing.replace(path)
             raise
@@ -185,7 +193,7 @@ def take(folder: Path) -> Lease:
     if any(map(_plainly_lives, owners_of(folder))):
         raise Busy(folder.name)  # seen without writing anything, as many may ask often
     claim, token = folder / f".claim-{secrets.token_hex(4)}", secrets.token_hex(8)
-    while True:
+    for tries_left in reversed(range(TRIES)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             claim.mkdir()
@@ -194,14 +202,16 @@ def take(folder: Path) -> Lease:
             (claim / token / "beat").write_text("{}", encoding="utf-8")
             _claim(folder, claim, token)
             return Lease(folder, token)
-        except FileNotFoundError:
-            continue  # whoever held it briefly has removed the folder
+        except (FileNotFoundError, FileExistsError):
+            if not tries_left:
+                raise  # no folder can be made there; else whoever held it briefly has removed it
         except OSError as error:
             if error.errno in FULL:
                 raise no_space(claim / token / "who.json", 1024, error) from None
             raise
         finally:
             shutil.rmtree(claim, ignore_errors=True)
+    raise AssertionError("unreachable")
 
 
 def _claim(folder: Path, claim: Path, token: str) -> None:
@@ -210,6 +220,7 @@ def _claim(folder: Path, claim: Path, token: str) -> None:
     if not all(_is_dead(owner, now) for owner in owners):
         raise Busy(folder.name)
     for owner in owners:
+        _put_back(owner, folder)
         _clear(owner)  # from here on it can no longer write, even if it lives
     with suppress(OSError):
         (folder / OWNER).rmdir()  # where it is empty: not all file systems would put the claim in its place
@@ -221,6 +232,15 @@ def _claim(folder: Path, claim: Path, token: str) -> None:
         if not (folder / OWNER / token).exists():  # a network file system may do what it reports as failed
             raise
     _sweep(folder, now)
+
+
+def _put_back(owner: Path, folder: Path) -> None:
+    """What an owner was killed over while it moved it away, out of the folder itself: nobody else has it."""
+    for passing in owner.glob(f"{MOVING}*"):
+        place = folder / passing.name.removeprefix(MOVING)
+        if not place.exists():
+            with suppress(OSError):
+                passing.rename(place)
 
 
 def owners_of(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """What torchrun, or whoever starts several processes in its place, says in the environment of each."""
 
 import os
+import re
 from typing import NamedTuple
 
 from bench.errors import UserError
@@ -14,7 +15,8 @@ class Gone(BaseException):
 
 class Place(NamedTuple):
     """This process among those of one run. rank: 0 for the one that drives the others and alone writes; world: how many
-    they are; local, nearby: the same on this machine; meeting: where they find each other, as torch writes it."""
+    they are; local, nearby: the same on this machine, 1 where nothing is said of it; meeting: where they find each
+    other, as torch writes it."""
 
     rank: int = 0
     world: int = 1
@@ -32,12 +34,12 @@ def place() -> Place:
         return Place()
     said = {name: os.environ[name] for name in NUMBERS if name in os.environ}
     for name, text in said.items():
-        if not text.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", text):
             raise UserError(f"the environment says {name}={text}, which is no number: unset it, or use torchrun")
     rank, world = int(said["RANK"]), int(said["WORLD_SIZE"])
     if rank >= world:
         raise UserError(f"the environment says RANK={rank} of WORLD_SIZE={world}: unset both, or use torchrun")
-    local, nearby = int(said.get("LOCAL_RANK", rank)), int(said.get("LOCAL_WORLD_SIZE", world))
+    local, nearby = int(said.get("LOCAL_RANK", rank)), int(said.get("LOCAL_WORLD_SIZE", 1))
     return Place(rank, world, local, nearby, os.environ.get("BENCH_MEETING", "env://"))
 
 

@@ -311,13 +311,3 @@ def test_new_writes_a_method_that_compiles_and_says_what_to_do_next(kind, tmp_pa
     assert 'name = "my_idea"' in path.read_text()
     assert "class MyIdea(" in path.read_text()
     assert "check my_idea" in capsys.readouterr().out
-
-
-def test_a_broken_pipe_is_no_error(monkeypatch, out):
-    def gone(*_):
-        raise BrokenPipeError
-
-    monkeypatch.setattr("bench.commands.grid.build_runs", gone)
-    monkeypatch.setattr(cli.os, "dup2", lambda *_: None)
-    monkeypatch.setattr(cli.sys, "stdout", open(cli.os.devnull))  # noqa: SIM115
-    assert cli.main([*BASE, "--out", str(out)]) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import lease as leases
+from bench import processes
 from bench.errors import UserError
 from bench.files import NoSpace
 from bench.lease import Busy, LostLease, hold, hold_briefly, holder_of, is_held, take, until_kept
@@ -196,3 +197,42 @@ def test_a_link_in_the_place_of_owners_leads_nowhere(folder, tmp_path):
     with pytest.raises(UserError, match="symbolic link"):
         take(folder)
     assert (tmp_path / "outside" / "inside").exists()
+
+
+@pytest.mark.parametrize("end", ["asked", "killed"])
+def test_a_file_on_its_way_to_another_name_is_never_lost(tmp_path, monkeypatch, end):
+    folder, path = tmp_path / "stage", tmp_path / "stage" / "model.safetensors"
+    lease = leases.take(folder)
+    path.write_bytes(b"weeks of work")
+    real = Path.replace
+
+    def ends_between(source, target):
+        if target == tmp_path / "aside":
+            raise KeyboardInterrupt
+        if end == "killed" and source != path:
+            raise OSError  # nothing is put back
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "replace", ends_between)
+    with pytest.raises(KeyboardInterrupt):
+        lease.move(path, tmp_path / "aside")
+    if end == "killed":
+        assert not path.exists()
+        grow_old(lease, leases.EXPIRY_SECONDS + 5)
+        leases.take(folder).release()
+    lease.release()
+    assert path.read_bytes() == b"weeks of work"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_endless_wait():
+    with pytest.raises(FileNotFoundError):
+        leases.take(Path("/proc/nowhere/at/all"))
+
+
+def test_a_process_of_somebody_else_that_is_hidden_lives(monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(processes.os, "kill", refused)
+    who = {"pid": 2**30, "started": "123"}  # of which nothing is found in /proc
+    assert processes.lives(who)

@@ -10,7 +10,7 @@ UNCOUNTED = {
     *("bench/cli.py", "bench/options.py", "bench/errors.py", "bench/files.py", "bench/source.py", "bench/seal.py"),
     *("bench/commands/", "bench/report/", "bench/paper/", "bench/speed/", "bench/contract/", "bench/data/doctor/"),
     *("bench/launch/", "bench/upkeep/", "bench/engine/failures.py", "bench/engine/foreign.py"),
-    *("bench/links.py", "bench/engine/artefacts.py", "bench/engine/board.py"),
+    *("bench/links.py", "bench/engine/artefacts.py", "bench/engine/board.py", "bench/output.py"),
     *("bench/engine/display.py", "bench/engine/environment.py", "bench/engine/estimate.py", "bench/engine/packing.py"),
     *("bench/engine/plan.py", "bench/engine/records.py", "bench/engine/runner.py", "bench/engine/store.py"),
     *("bench/lease.py", "bench/processes.py", "bench/torchrun.py", "bench/engine/company.py", "bench/engine/origin.py"),

@@ -100,7 +100,7 @@ def plan(args: argparse.Namespace) -> int:
     made = make_plan(runs, args.out, args.quiet, foresee=True)
     store = Store(args.out)
     store.prepare()
-    made = _leave_merged(made, store)
+    made = leave_merged(made, store)
     print_plan(made, store, details=True)
     for line in filter(None, (told_of(args.out), *told_of_failures(made.stages.values(), store))):
         print(line)
@@ -123,7 +123,7 @@ def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
     check_runs((planned.config for planned in made.runs), place())
     store, terms = Store(args.out), Terms(args.retrain is not None, args.allow_new_environment)
     store.prepare()
-    made = _leave_merged(made, store, terms.retrain)
+    made = leave_merged(made, store, terms.retrain)
     found = cached, stale = done_and_stale(made, store)
     if not args.quiet:
         print_plan(made, store, details=False, retrain=terms.retrain, found=found)
@@ -146,7 +146,7 @@ def carry_out(made: Plan, args: argparse.Namespace) -> dict[str, str]:
         )
 
 
-def _leave_merged(made: Plan, store: Store, retrain: bool = False) -> Plan:
+def leave_merged(made: Plan, store: Store, retrain: bool = False) -> Plan:
     """The plan without what was merged from other machines; says so."""
     left = without_merged(made, store, retrain)
     count = len(made.runs) - len(left.runs)

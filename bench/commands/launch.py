@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from bench.commands.grid import carry_out, narrator, print_plan, request_of, status_of_failures
+from bench.commands.grid import carry_out, leave_merged, narrator, print_plan, request_of, status_of_failures
 from bench.commands.report import render
 from bench.engine.display import Display
 from bench.engine.packing import most_at_once
@@ -52,6 +52,7 @@ def launch(args: argparse.Namespace, settings: LaunchSettings) -> int:
     check_installed(settings.launcher, args.dry_run)
     made = make_plan(build_runs(replace(request_of(args), nodes=_nodes(settings))), args.out, args.quiet)
     store = Store(args.out)
+    made = leave_merged(made, store, args.retrain is not None)
     done, stale = done_and_stale(made, store)
     done -= stale if args.retrain else set()
     if args.dry_run:

@@ -15,6 +15,7 @@ from bench.engine.checkpoint import load_tensors
 from bench.engine.plan import Stage, make_plan
 from bench.engine.probing import Probe, probe_of, transfers_of
 from bench.engine.records import accuracy_row, append_rows, probe_rows
+from bench.engine.runner import is_out_of_memory, what_to_lower
 from bench.engine.stage import Clock, probe_stage
 from bench.engine.store import Store
 from bench.errors import UserError, nearest
@@ -58,7 +59,13 @@ def evaluate(args: argparse.Namespace) -> int:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         torch.set_num_threads(config.settings.numerics.threads)
-        missing += _probe_run(_Planned(run, config, store, args.quiet), codes, wanted)
+        try:
+            missing += _probe_run(_Planned(run, config, store, args.quiet), codes, wanted)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"error: {path}: {what_to_lower(config)}", file=sys.stderr)
+            return 1
     if missing:
         print(
             f"{missing} stages have no cached features or model (not trained yet, in work, or removed), or have been "

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.errors import printable
 from bench.files import size_text
 from bench.upkeep import garbage
 
@@ -54,7 +55,7 @@ def _print(found: "Examination", args: argparse.Namespace) -> None:
     if not args.quiet:
         console.print(_table(found))
     for kind, meaning in KINDS.items():
-        lines = [f"  {f.path.relative_to(args.out)} {f.text}" for f in found.findings if f.kind == kind]
+        lines = [printable(f"  {f.path.relative_to(args.out)} {f.text}") for f in found.findings if f.kind == kind]
         if lines and (not args.quiet or kind in DAMAGED):
             more = [f"  and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
             for line in (f"{kind}: {meaning}", *lines[:MOST_LINES], *more):

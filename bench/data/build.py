@@ -15,9 +15,10 @@ from bench.data.arrays import Tally
 from bench.data.decode import Shape, decoded_chunks
 from bench.errors import UserError
 from bench.files import FULL, no_space
-from bench.lease import Lease
+from bench.lease import Lease, LostLease
 
 NPY_HEADER = 128  # bytes of the header of the .npy files written here
+READ_BYTES = 1 << 22  # at once, of a file that is checked
 
 
 class Chunk(NamedTuple):
@@ -166,11 +167,14 @@ def _written(
     decoded = Decoded(Tally(shape.channels), [])
     with temporary.open("r+b" if temporary.exists() else "w+b") as file:
         done = _taken_up(file, split, journal, len(paths), decoded, advance)
+        lease.check()
+        file.truncate()
         _refuse(paths, [(position, "cannot be read as an image") for position in decoded.skipped], skip_corrupt)
         for images, failed, count in decoded_chunks(paths[done:], shape, threads):
             failed = [(done + position, why) for position, why in failed]
             _refuse(paths, failed, skip_corrupt)
             pixels = np.stack(images) if images else np.zeros((0, shape.size, shape.size, shape.channels), np.uint8)
+            lease.check()
             file.write(pixels.data)
             file.flush()  # to the system before the journal: a killed process leaves no chunk without its bytes
             lease.check()
@@ -179,10 +183,14 @@ def _written(
             decoded.tally.add(pixels)
             decoded.skipped.extend(skipped)
             advance(count)
+        lease.check()
         file.seek(0)
         file.write(npy_header(decoded.tally.images, shape))
         file.flush()
         os.fsync(file.fileno())
+        if sha256_of_images(file) != decoded.tally.sha256():
+            # Another process has written here, too, which this one had taken for dead.
+            raise LostLease(f"{temporary.name} is not what was written")
     lease.move(temporary, target)
     return decoded
 
@@ -190,11 +198,11 @@ def _written(
 def _taken_up(
     file: BinaryIO, split: str, journal: Journal, total: int, decoded: Decoded, advance: Callable[[int], None]
 ) -> int:
-    """Leaves the file at the end of the split's chunks whose bytes have their checksum, and cuts file and journal
-    there; returns how many of the split's `total` files they hold."""
+    """Leaves the file at the end of the split's chunks whose bytes have their checksum, and cuts the journal there;
+    returns how many of the split's `total` files they hold."""
     shape = journal.shape
     assert shape is not None
-    file.write(npy_header(0, shape))
+    file.seek(NPY_HEADER)
     done, kept = 0, 0
     for kept, chunk in enumerate(journal.chunks):
         if chunk.split != split:
@@ -212,8 +220,16 @@ def _taken_up(
         decoded.skipped.extend(chunk.skipped)
         done += chunk.files
         advance(chunk.files)
-    file.truncate()
     return done
+
+
+def sha256_of_images(file: BinaryIO) -> str:
+    """The hash of the images in an open .npy file, hexadecimal; of what has `npy_header` before them."""
+    file.seek(NPY_HEADER)
+    hashed = hashlib.sha256()
+    while data := file.read(READ_BYTES):
+        hashed.update(data)
+    return hashed.hexdigest()
 
 
 def _refuse(paths: Below, failed: Sequence[tuple[int, str]], skip_corrupt: bool) -> None:

@@ -22,11 +22,20 @@ def _is_end(facts: dict[str, Any]) -> bool:
         and all(type(facts.get(name)) is int for name in ("task", "samples"))
         and all(type(facts.get(name)) is kind for name, kind in (("code", str), ("environment", dict)))
         and isinstance(facts.get("sessions"), list)
+        and all(map(_is_session, facts["sessions"]))
+        and {"from", "parent", "watch"} <= facts.keys()
+        and isinstance(facts["from"], str | None)
         and (parent is None or is_key(parent))
         and (watch is None or (isinstance(watch, dict) and type(watch.get("collapsed")) is bool and _is_row(watch)))
         and isinstance(seconds, dict)
         and all(type(value) in (int, float) and 0 <= value < 1e12 for value in seconds.values())
     )
+
+
+def _is_session(session: Any) -> bool:
+    """Whether it says who went on with a stage, as `Origin` does."""
+    kinds = (("step", int), ("code", str), ("environment", dict), ("processes", int))
+    return isinstance(session, dict) and all(type(session.get(name)) is kind for name, kind in kinds)
 
 
 def _is_probe(content: dict[str, Any]) -> bool:

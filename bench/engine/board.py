@@ -89,8 +89,18 @@ class Board:
         """Looks at the record of a finished run that has not been looked at; False where there is none."""
         if not self.unseen:
             return False
-        self._see(self.unseen.pop())
+        run = self.unseen.pop()
+        try:
+            self._see(run)
+        except Contradiction as error:  # others are at work: this run alone fails
+            self._refuse(run, error)
         return True
+
+    def _refuse(self, run: PlannedRun, error: Contradiction) -> None:
+        key = run.stages[-1]
+        if key not in self.failures:
+            self.failures[key] = str(error)
+            self.finished(self.plan.stages[key], str(error))
 
     def wants(self, stage: Stage) -> bool:
         """Whether this stage was found to lack its model."""
@@ -189,10 +199,7 @@ class Board:
         try:
             stages = sync_record(run, self.store, since)
         except Contradiction as error:
-            key = run.stages[-1]
-            if key not in self.failures:
-                self.failures[key] = str(error)
-                self.finished(self.plan.stages[key], str(error))
+            self._refuse(run, error)
             return
         if stages < len(run.stages) and run.stages[stages] in self.done:
             self._open_again(run.stages[stages])

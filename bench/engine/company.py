@@ -37,7 +37,7 @@ def gathered(place: Place) -> Iterator[None]:
     global _waiting, _in_step
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local % torch.cuda.device_count())
-    with _losing_others():
+    with _losing_others(), _meeting():
         dist.init_process_group("gloo", init_method=place.meeting, rank=place.rank, world_size=place.world)
         waiting: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
     _waiting, _in_step = waiting, True
@@ -48,7 +48,17 @@ def gathered(place: Place) -> Iterator[None]:
             with suppress(Gone):
                 _tell(None)
         _waiting = None
-        dist.destroy_process_group()
+        if _in_step:
+            dist.destroy_process_group()  # else the others may be gone, and a GPU's group would wait for them
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """Raises UserError where the environment does not say how the processes find each other."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the processes of this run cannot meet: {' '.join(str(error).split())[:200]}") from None
 
 
 def check_runs(runs: Iterable[RunConfig], place: Place) -> None:

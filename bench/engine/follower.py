@@ -37,9 +37,12 @@ def _train_along(order: Order, out: Path) -> None:
     run, task = order.stage.run, order.stage.task
     torch.set_num_threads(run.settings.numerics.threads)
     scenario = scenario_of(run, out)
+    if scenario.dataset.digest != order.digest:
+        raise UserError(f"{run.settings.data.dataset} is not the same here as where the first process runs")
     learner = build_learner(run, scenario, task)
     training = Training.of(order.stage, learner, scenario)
     training.restore(load(order.state))
+    agree(0)  # see `stage`
     train_task(learner, training.optimizer, training.views, run.settings, order.start, _after_step, training.online)
 
 

@@ -21,6 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from bench.engine.stopping import SIGNALS, Stopped, listening
+from bench.output import make_output_last
 
 if TYPE_CHECKING:
     from bench.engine.plan import Plan, Stage
@@ -98,6 +99,7 @@ def start_worker(target: Callable[..., None], *args: Any) -> Worker:
 def _follow(target: Callable[..., None], *args: Any) -> None:
     """In a worker: its work, which ends at once when the process that started it is gone, however it was killed, and in
     good order when that process or a cluster asks for it."""
+    make_output_last()
     Thread(target=_end_with_the_runner, daemon=True).start()
     try:
         with listening():
@@ -126,7 +128,7 @@ def _end_with_the_runner() -> None:
     runner = multiprocessing.parent_process()
     assert runner is not None
     runner.join()
-    os._exit(1)  # the kernel frees the lock of the stage for a successor
+    os._exit(1)  # a successor sees that the process is gone, and takes the stage over
 
 
 class WorkerFailed(Exception):

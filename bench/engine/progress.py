@@ -3,10 +3,12 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.engine.plan import Plan, Stage
 from bench.engine.store import Store
+
+if TYPE_CHECKING:  # it imports torch, and `gc` does without
+    from bench.engine.plan import Plan, Stage
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Status:
     shared: int
 
 
-def status_of(plan: Plan, store: Store, done: Collection[str]) -> Status:
+def status_of(plan: "Plan", store: Store, done: Collection[str]) -> Status:
     """Counts finished, half-trained and missing stages, and those that several runs share. done: keys of the first."""
     there = store.stages()
     partial = [key for key in plan.stages if key not in done and key in there and store.partial(key).exists()]
@@ -31,7 +33,7 @@ Facts = Callable[[str], dict[str, Any] | None]
 """Gives what a finished stage says of itself, by its key."""
 
 
-def done_and_stale(plan: Plan, store: Store) -> tuple[set[str], set[str]]:
+def done_and_stale(plan: "Plan", store: Store) -> tuple[set[str], set[str]]:
     """Keys of the stages that are done, and of those among them that other code than the present has made.
 
     Every stage that is there is read once, and nothing is asked about the others.
@@ -48,7 +50,7 @@ def done_and_stale(plan: Plan, store: Store) -> tuple[set[str], set[str]]:
     return done, {key for key in done if (facts(key) or {}).get("code") != plan.stages[key].code}
 
 
-def is_done(stage: Stage, store: Store, facts: Facts | None = None) -> bool:
+def is_done(stage: "Stage", store: Store, facts: Facts | None = None) -> bool:
     """Whether a stage is trained, from the one before it as that is now, and all its probes have run."""
     facts = facts or store.facts
     own = facts(stage.key)

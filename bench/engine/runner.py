@@ -132,6 +132,8 @@ def _in_workers(board: Board, out: Path, jobs: int, save_every: float, emit: Emi
     at: dict[Worker, Stage] = {}
     try:
         while board.waiting or at or board.unseen:
+            for worker in [worker for worker in workers if worker not in at and not worker.process.is_alive()]:
+                workers.remove(worker)  # killed while it had nothing to do
             free = [worker for worker in workers if worker not in at]
             while (free or len(workers) < jobs) and (stage := board.take()) is not None:
                 if not free:

@@ -198,7 +198,7 @@ def _train(
     """Trains the stage's task from wherever it was left, with the other processes of this run, if there are any."""
     run, rows = stage.run, stage.rows(scenario.tasks)
     samples = len(rows) // run.settings.train.batch * run.settings.train.batch * run.settings.train.epochs
-    if store.model(stage.key).exists():
+    if store.model(stage.key).exists() and (not run.settings.online.run or store.online(stage.key).exists()):
         carried, note = load_tensors(store.model(stage.key))
         origin = origin_in(note["origin"])
         if origin.holds(stage, _code_before(stage, store), terms):
@@ -224,8 +224,9 @@ def _train(
             online.carry_on(load_tensors(store.online(stage.parent))[0])
     saver = _Saver(stage, store, training, clock, save_every, emit, origin, collapsed_at)
     with in_steps():
-        call(lambda: Order(stage, start, save(on_cpu(training.state()))))
+        call(lambda: Order(stage, start, save(on_cpu(training.state())), scenario.dataset.digest))
         with together():
+            agree(0)  # all are ready: from here on nobody waits for long
             train_task(learner, training.optimizer, training.views, run.settings, start, saver, online)
         if store.end(stage.key).exists() or store.model(stage.key).exists():
             store.set_old_aside(stage.key, store.model(stage.key))

@@ -58,12 +58,13 @@ def asked() -> int | None:
 def in_steps() -> Iterator[None]:
     """Lets whole steps come to their end: signals wait for `check` in this block."""
     global _in_step
-    _in_step = True
+    outer, _in_step = _in_step, True
     try:
         yield
     finally:
-        _in_step = False
-    check()
+        _in_step = outer
+    if not outer:
+        check()
 
 
 def check() -> None:

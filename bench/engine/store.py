@@ -188,9 +188,12 @@ class Store:
 def set_aside(out: Path, path: Path, reason: str, lease: Lease, quietly: bool = False) -> None:
     """Moves a file of a results folder into its `set-aside`, if it is there; says so in a log and, unless quietly, on
     stderr."""
+    if not (path.exists() or path.is_symlink()):
+        return
     target = _aside(out, path)
-    if lease.move(path, target):
-        _say_aside(out, path, reason, target, quietly)
+    _log_aside(out, path, reason, target)  # first: what was moved on a full disk would never be named
+    if lease.move(path, target) and not quietly:
+        _say_aside(path, reason, target)
 
 
 def keep_aside(out: Path, path: Path, reason: str, quietly: bool = False) -> None:
@@ -201,8 +204,10 @@ def keep_aside(out: Path, path: Path, reason: str, quietly: bool = False) -> Non
         before = target.parent.glob(f"{target.stem}.*")
         if any(kept.read_bytes() == data for kept in before):
             return  # by a start that did not come to replace it
+        _log_aside(out, path, reason, target)
         lease.write(target, data)
-    _say_aside(out, path, reason, target, quietly)
+    if not quietly:
+        _say_aside(path, reason, target)
 
 
 def was_set_aside(out: Path, path: Path) -> bool:
@@ -219,7 +224,7 @@ def _aside(out: Path, path: Path) -> Path:
     return target
 
 
-def _say_aside(out: Path, path: Path, reason: str, target: Path, quietly: bool) -> None:
+def _log_aside(out: Path, path: Path, reason: str, target: Path) -> None:
     row = {"file": path.relative_to(out).as_posix(), "reason": reason, "now": target.name}
     log = target.parent / "log.jsonl"
     text = json.dumps({**row, "when": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n"
@@ -228,8 +233,10 @@ def _say_aside(out: Path, path: Path, reason: str, target: Path, quietly: bool) 
             file.write(text)
     except OSError as error:
         raise no_space(log, len(text), error) if error.errno in FULL else error from None
-    if not quietly:
-        print(printable(f"set aside: {path} {reason}; now {target}"), file=sys.stderr)
+
+
+def _say_aside(path: Path, reason: str, target: Path) -> None:
+    print(printable(f"set aside: {path} {reason}; now {target}"), file=sys.stderr)
 
 
 def check(path: Path) -> None:

@@ -57,11 +57,12 @@ class Training:
 
 class Order(NamedTuple):
     """What the first of several processes has the others train: a stage, from which step on, and `Training.state`
-    there, as safetensors."""
+    there, as safetensors. digest: of the dataset that it trains on."""
 
     stage: Stage
     start: int
     state: bytes
+    digest: str
 
 
 def build_learner(run: RunConfig, scenario: Scenario, task: int, plain: bool = False) -> Learner:

@@ -137,7 +137,7 @@ def train_steps(
     epochs = settings.train.epochs
     steps = per_epoch * epochs
     reads_loss = 1 if views.images.device == "cpu" else 20
-    devices: list[int] | None = [] if views.images.device == "cpu" else None
+    devices = [] if views.images.device == "cpu" else [torch.cuda.current_device()]
     lag = int(settings.train.ema_skip_first)
     learner.train()
     network = in_parallel(learner)

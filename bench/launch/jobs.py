@@ -3,11 +3,12 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import UserError
 from bench.launch.launches import Launch
-from bench.launch.worker import ended_file
+from bench.launch.worker import CANCELLED, ended_file, remember_cancelled
 from bench.processes import is_here, lives
 from bench.seal import Damaged, read_sealed
 
@@ -71,11 +72,15 @@ def _job(launch: Launch, id: str, worker: int, state: str, reason: str) -> Job:
     except Damaged:
         end = None
     status = None if end is None else end.get("status")
+    if status == CANCELLED:
+        return Job(id, worker, "cancelled")
     if isinstance(status, int) and status >= 0:
         return Job(id, worker, "through" if status in (0, 1) else "failed", f"status {status}")
     if state == "CANCELLED":
+        with suppress(OSError):
+            remember_cancelled(launch.folder, id)  # the cluster forgets it in some minutes
         return Job(id, worker, "cancelled")
-    return Job(id, worker, "vanished", state if status is None else f"ended by signal {-status}")
+    return Job(id, worker, "vanished", f"ended by signal {-status}" if isinstance(status, int) else state)
 
 
 def _submitted(launch: Launch) -> Iterator[tuple[str, Submitted]]:

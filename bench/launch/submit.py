@@ -69,11 +69,11 @@ def submit(launch: Launch, batch: int, workers: Sequence[int]) -> None:
     line = [*python_command(), "-m", "bench.launch.submit", str(launch.folder), str(batch), numbers]
     with in_steps(), log.open("wb") as file:
         done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
-    if done.returncode:
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word of why"]
-        path = jobs_file(launch, batch)
-        write_atomic(path, seal_file(path, {"jobs": {}}))
-        raise UserError(f"nothing was submitted: {said[-1]} (more in {log})")
+        if done.returncode:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word of why"]
+            path = jobs_file(launch, batch)
+            write_atomic(path, seal_file(path, {"jobs": {}}))
+            raise UserError(f"nothing was submitted: {said[-1]} (more in {log})")
 
 
 def _submit(launch: Launch, batch: int, workers: list[int]) -> None:

@@ -10,15 +10,22 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.files import write_atomic
 from bench.seal import seal_file
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
 
 SAVE_SECONDS = 60.0
 """For a worker to finish its step and save it, before the job queues again all the same."""
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 """Statuses of a worker that was asked to end before it was through."""
+ASK_TIMES = 3
+"""Of a cluster that is too busy to answer."""
+CANCELLED = "cancelled"
+"""Status of a job that its user has ended."""
 BEGAN = "BENCH_LAUNCH_BEGAN"
 """Variable that tells a worker when it was launched together with the others."""
 LOG = "BENCH_WORKER_LOG"
@@ -40,17 +47,18 @@ class Worker:
         """
         import submitit
 
-        paths = submitit.JobEnvironment().paths
+        job = submitit.JobEnvironment()
+        paths, announced = job.paths, job._usr_sig()
         launched = (paths.folder / "launch.json").stat().st_mtime
-        for number in (signal.SIGTERM, signal.SIGUSR1):  # submitit hears the one that it asks for, USR2, and no other
+        for number in {signal.SIGTERM, signal.SIGUSR1} - {announced}:  # submitit hears the one that it asks for itself
             signal.signal(number, self._pass_on)
         told = {**os.environ, BEGAN: repr(launched), LOG: str(paths.stderr)}
         self.child = subprocess.Popen(self.command, cwd=self.folder, env=told)
         os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOWAIT)
         status = self.child.wait()
         if status in STOPPED:
-            if _is_wanted():
-                signal.raise_signal(submitit.JobEnvironment._usr_sig())  # as if time was up: the job queues again
+            if _is_wanted(job):
+                signal.raise_signal(announced)  # as if time was up: the job queues again
             raise SystemExit(STOPPED[0])
         path = ended_file(paths.folder, str(paths.job_id))
         write_atomic(path, seal_file(path, {"status": status}))
@@ -85,12 +93,23 @@ def ended_file(folder: Path, job: str) -> Path:
     return folder / f"{job}_ended.json"
 
 
-def _is_wanted() -> bool:
+def remember_cancelled(folder: Path, job: str) -> None:
+    """Keeps that a job was cancelled, which is its end."""
+    path = ended_file(folder, job)
+    write_atomic(path, seal_file(path, {"status": CANCELLED}))
+
+
+def _is_wanted(job: "JobEnvironment") -> bool:
     """Whether the cluster still counts this job as running: one that was cancelled must not come back, and one that was
-    queued again already need not be."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    queued again already need not be. False where it does not answer."""
+    if job.cluster != "slurm":
         return False
-    line = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
-    told = subprocess.run(line, capture_output=True, text=True, timeout=SAVE_SECONDS)
-    return told.stdout.strip() == "RUNNING"
+    # By its number in the array: the raw number of one of its jobs stands for the whole array.
+    line = ["squeue", "--noheader", f"--jobs={job.job_id}", "--format=%T"]
+    for _ in range(ASK_TIMES):
+        with suppress(OSError, subprocess.TimeoutExpired):
+            told = subprocess.run(line, capture_output=True, text=True, timeout=SAVE_SECONDS / ASK_TIMES)
+            if told.returncode == 0:
+                return told.stdout.strip() == "RUNNING"
+        time.sleep(1.0)
+    return False

@@ -303,8 +303,10 @@ def _file_row(run: Run, key: tuple[Any, ...], row: Row) -> None:
             _check(-2 <= key[2] < run.tasks)
             run.transfer[_KEYS.setdefault(key, key)] = float(row["value"])
         # the untrained network may well look collapsed; that says nothing about the method
-        elif kind == "watch" and row["collapsed"] and row["after_task"] >= 0:
-            run.collapsed[row["after_task"]] = row.get("reason") or ""
+        elif kind == "watch":
+            _check(-1 <= key[0] < run.tasks)
+            if row["collapsed"] and key[0] >= 0:
+                run.collapsed[key[0]] = row.get("reason") or ""
     except ValueError:
         raise UserError(f"{run.path}: a row is out of range: {brief(row)}") from None
 

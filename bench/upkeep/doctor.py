@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.data.build import growing, sha256_of_images
+from bench.data.folders import SPLITS, read_manifest
 from bench.engine.store import Store
-from bench.lease import leftovers
+from bench.lease import is_held, leftovers
 from bench.upkeep.findings import DAMAGED, FOREIGN, LEFTOVER, OF_OLDER, Finding, inside
-from bench.upkeep.needs import Needs, check_results
+from bench.upkeep.needs import Needs, check_results, present_codes
 from bench.upkeep.rows import in_record, in_rows
-from bench.upkeep.stages import in_stage, present_codes
+from bench.upkeep.stages import in_stage
 
 
 @dataclass
@@ -42,6 +44,9 @@ def examine(out: Path, track: Track = lambda paths, what: paths) -> Examination:
     for folder in ("timings", "merged"):
         for path in inside(out / folder):
             _book(found, folder, path, list(in_rows(path)))
+    for path in track(inside(out / "datasets"), "datasets"):
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            _book(found, "datasets", path, list(_in_dataset(path)))
     found.findings += _elsewhere(out)
     return found
 
@@ -59,8 +64,24 @@ def _book(found: Examination, what: str, path: Path, findings: list[Finding]) ->
     counts["damaged" if state == "contradicting" else state] += 1
 
 
+def _in_dataset(folder: Path) -> Iterator[Finding]:
+    """What there is to say of decoded images."""
+    for path in leftovers(folder):
+        yield Finding(LEFTOVER, path, "was left by a killed process")
+    manifest = read_manifest(folder, folder.name)
+    if manifest is None or is_held(folder):
+        return
+    for path in (folder / "journal", *(growing(folder / f"{split}.npy") for split in SPLITS)):
+        if path.exists():
+            yield Finding(LEFTOVER, path, "was left by a killed process")
+    for split in SPLITS:
+        with (folder / f"{split}.npy").open("rb") as file:
+            if sha256_of_images(file) != manifest["sha256"][split]:
+                yield Finding("damaged", folder / f"{split}.npy", "is not what was decoded")
+
+
 def _elsewhere(out: Path) -> Iterator[Finding]:
-    for folder in inside(out / "locks"):
+    for folder in (*inside(out / "locks"), *out.glob("datasets/.*"), out / "report" / ".writing"):
         for path in leftovers(folder):
             yield Finding(LEFTOVER, path, "was left by a killed process")
     for name in ("logs", "speed", "report", "paper", "set-aside"):

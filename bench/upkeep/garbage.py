@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.engine.progress import follows
 from bench.engine.store import Store
 from bench.errors import UserError
 from bench.lease import Busy, LostLease, is_held
-from bench.upkeep.needs import NAME, Needs, check_results
+from bench.upkeep.needs import NAME, Needs, check_results, present_codes
 
 KINDS = {
     "stages": "stages that no record names",
@@ -35,12 +36,13 @@ def find(out: Path) -> list[Piece]:
     """
     check_results(out)
     store, needs, pieces = Store(out), _heard(Needs(out)), []
+    codes = present_codes(needs.runs)
     for folder in _stages(out):
         if is_held(folder):
             continue
         if folder.name not in needs.stages:
             pieces.append(Piece("stages", folder, _size(folder)))
-        elif store.partial(folder.name).exists() and store.facts(folder.name) is not None:
+        elif _is_superfluous(folder.name, store, codes):
             pieces.append(Piece("partial", path := store.partial(folder.name), _size(path)))
     return pieces + [Piece("aside", path, _size(path)) for path in _aside(out)]
 
@@ -48,10 +50,20 @@ def find(out: Path) -> list[Piece]:
 def free(out: Path, pieces: list[Piece]) -> list[Piece]:
     """Lets them go; gives those that are gone: not what has been taken meanwhile, or is named by a newer record."""
     store, needs = Store(out), _heard(Needs(out))
-    return [piece for piece in pieces if _free(piece, store, needs)]
+    codes = present_codes(needs.runs)
+    return [piece for piece in pieces if _free(piece, store, needs, codes)]
 
 
-def _free(piece: Piece, store: Store, needs: Needs) -> bool:
+def _is_superfluous(key: str, store: Store, codes: dict[str, str]) -> bool:
+    """Whether a stage holds a training state that nobody will go on from: not where it is being trained again, as other
+    code has made it or the stage that it began from. codes: the present ones."""
+    if not store.partial(key).exists():
+        return False
+    facts = store.facts(key)
+    return facts is not None and facts["code"] == codes.get(key) and follows(facts, store.facts)
+
+
+def _free(piece: Piece, store: Store, needs: Needs, codes: dict[str, str]) -> bool:
     if piece.kind == "aside":
         _remove(piece.path)
         return True
@@ -60,6 +72,8 @@ def _free(piece: Piece, store: Store, needs: Needs) -> bool:
         with store.lock(key) as held:
             assert held.lease is not None
             if piece.kind == "partial":
+                if not _is_superfluous(key, store, codes):
+                    return False
                 held.lease.remove(piece.path)
                 return True
             needs.look_again()

@@ -14,7 +14,7 @@ from bench.engine.store import Store, keep_aside
 from bench.errors import UserError
 from bench.lease import until_kept
 from bench.report.records import Line, Row, brief, contradiction, run_of, whole_lines
-from bench.seal import sealed
+from bench.seal import has_seal, sealed
 from bench.upkeep.bundle import Source
 
 FREE = (("environment",), *(("config", "settings", *where) for where in (("data", "dataset"), ("data", "data_dir"))))
@@ -58,7 +58,7 @@ def _merge(run_id: str, source: Source, store: Store) -> Merged:
         content = path.read_bytes() if path.exists() else b""
         own, faults = whole_lines(content)
         joined = _joined(own, foreign)
-        added = len(joined) - len(own)
+        added = len({line.text for line in joined} - {line.text for line in own})
         if added:
             # Before the rows themselves: with them there, the same bundle would add nothing, and not be noted.
             sha256 = source.sha256 or hashlib.sha256(data).hexdigest()
@@ -88,6 +88,8 @@ def _whole(data: bytes) -> list[Line]:
     lines, faults = whole_lines(data)
     if faults:
         raise _Refused("; ".join(faults[:3]))
+    if lines and not any(map(has_seal, data.split(b"\n"))):
+        raise _Refused("it carries no seals, as it is of an older version: `doctor --adopt` seals it where it was made")
     return list({line.text: line for line in lines}.values())
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bench.errors import UserError
 from bench.report.records import Row, whole_lines
+from bench.source import base_code, trained_codes
 
 NAME = re.compile("[0-9a-f]{16}")
 """Names of stages and of runs."""
@@ -52,6 +53,16 @@ class Needs:
                 self.silent.append(path)
 
 
+def present_codes(runs: list[Named]) -> dict[str, str]:
+    """The present code of every stage that is named."""
+    codes: dict[str, str] = {}
+    for run in runs:
+        trained = iter(trained_codes(run.objective, run.strategy, len(run.stages)))
+        places = zip(run.stages, run.after, strict=False)
+        codes |= {key: base_code() if task < 0 else next(trained) for key, task in places}
+    return codes
+
+
 def stages_of(config: Row) -> list[str]:
     """Keys of the stages that the config row of a record names; none where it does not say."""
     stages = config.get("stages")
@@ -60,9 +71,9 @@ def stages_of(config: Row) -> list[str]:
 
 def _named(config: Row) -> Named | None:
     stages, after = stages_of(config), config.get("after")
-    if not stages:
-        return None
     tasks = after if isinstance(after, list) else range(-2, len(stages) - 2)
+    if not stages or not all(type(task) is int for task in tasks):
+        return None
     return Named(str(config.get("objective")), str(config.get("strategy")), tuple(stages), tuple(tasks))
 
 

@@ -32,19 +32,22 @@ def put_in_order(
         for place, found in _by_place(out, findings).items():
             if place.parent.name == "stages":
                 work.stage(place, found)
-            elif place.parent.name == "locks":
+            elif place.is_dir() and (place.parent.name == "locks" or place.name.startswith(".")):
                 work.lock(place)
+            elif place.parent.name == "datasets":
+                work.dataset(place, found)
             else:
                 work.file(place, {finding.kind for finding in found})
 
 
 def _by_place(out: Path, findings: Iterable[Finding]) -> dict[Path, list[Finding]]:
-    """Findings by the file or, of a stage or a lock, the folder that they are about; stages first, as records follow
-    them."""
+    """Findings by the file or, of stages, datasets and locks, the folder that they are about; stages first, as records
+    follow them."""
     by_place: dict[Path, list[Finding]] = {}
     for finding in findings:
         folder, *inside = finding.path.relative_to(out).parts
-        place = out / folder / inside[0] if folder in ("stages", "locks") else finding.path
+        is_whole = folder in ("stages", "locks", "datasets") or inside[0].startswith(".")
+        place = out / folder / inside[0] if is_whole else finding.path
         by_place.setdefault(place, []).append(finding)
     return by_place
 
@@ -101,9 +104,23 @@ class _Repair:
     def lock(self, folder: Path) -> None:
         """Something that a killed process held for a moment."""
         if self.repairing:
-            with suppress(Busy):
+            with suppress(Busy, OSError):  # somebody waits for it
                 take(folder).release()
                 folder.rmdir()
+
+    def dataset(self, folder: Path, found: Sequence[Finding]) -> None:
+        """Decoded images: without their manifest they are decoded again."""
+        if not self.repairing:
+            return
+        try:
+            with hold(folder) as lease:  # what owners have left has gone with that
+                for finding in found:
+                    if finding.kind == LEFTOVER and finding.path.is_file():
+                        lease.remove(finding.path)
+                    elif finding.kind == "damaged":
+                        set_aside(self.store.out, finding.path, finding.text, lease)
+        except (Busy, LostLease):
+            self.say(f"left: {folder}, which somebody holds")
 
     def file(self, path: Path, kinds: set[str]) -> None:
         """A file of rows, or what is none but lies among them; or half a file that a killed process has left."""

@@ -8,25 +8,14 @@ from typing import Any
 from bench.engine.store import Store, check
 from bench.lease import OWNER, holder_of, is_held, leftovers
 from bench.seal import Damaged, check_tensors
-from bench.source import base_code, trained_codes
 from bench.upkeep.findings import FOREIGN, LEFTOVER, OF_OLDER, Finding
-from bench.upkeep.needs import NAME, Named
+from bench.upkeep.needs import NAME
 from bench.upkeep.older import is_older
 
 _FILE = re.compile(
     r"(model|online|features|partial|transfer-[0-9a-f]{16})\.safetensors|stage\.json|probe-[\w.-]+\.json"
 )
 _OF_OWNERS = re.compile(rf"{OWNER}|\.(claim|gone)-[0-9a-f]{{8}}")
-
-
-def present_codes(runs: list[Named]) -> dict[str, str]:
-    """The present code of every stage that is named."""
-    codes: dict[str, str] = {}
-    for run in runs:
-        trained = iter(trained_codes(run.objective, run.strategy, len(run.stages)))
-        places = zip(run.stages, run.after, strict=False)
-        codes |= {key: base_code() if task < 0 else next(trained) for key, task in places}
-    return codes
 
 
 def in_stage(folder: Path, store: Store, codes: dict[str, str]) -> Iterator[Finding]:

@@ -190,7 +190,7 @@ ALL = {f"{name}.safetensors" for name in NAMES} | {"stage.json", "probe-a.json",
 
 FACTS = {
     **{"kind": "task", "task": 0, "samples": 1, "parent": None, "watch": None, "seconds": {}},
-    **{"code": "c", "sessions": [], "environment": {}},
+    **{"code": "c", "from": None, "sessions": [], "environment": {}},
 }
 
 

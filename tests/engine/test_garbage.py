@@ -6,6 +6,7 @@ from bench.engine.store import Store
 from bench.errors import UserError
 from bench.lease import Lease
 from bench.seal import seal_file
+from bench.source import base_code
 from bench.upkeep import garbage
 from tests.engine.tiny import differing, results, run
 from tests.report.recording import config, digest, rows_of, write
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("grid")
 
 FACTS = {
     **{"kind": "task", "task": 0, "samples": 1, "parent": None, "watch": None, "seconds": {}},
-    **{"code": "0", "sessions": [], "environment": {}},
+    **{"code": base_code(), "from": None, "sessions": [], "environment": {}},
 }
 
 
@@ -97,6 +98,17 @@ def test_what_somebody_holds_is_left(out):
         freed = garbage.free(out, pieces)
     assert {piece.kind for piece in freed} == {"partial", "aside"}
     assert (orphan(out) / "stage.json").exists()
+
+
+@pytest.mark.parametrize("code", ["000000000000", base_code()])
+def test_a_training_state_that_a_retraining_goes_on_from_is_left(out, monkeypatch, code):
+    pieces = [piece for piece in garbage.find(out) if piece.kind == "partial"]
+    end = pieces[0].path.with_name("stage.json")
+    facts = {**FACTS, "code": code, **({"from": "another", "parent": orphan(out).name} if code == base_code() else {})}
+    end.write_bytes(seal_file(end, facts))
+    assert [piece for piece in garbage.find(out) if piece.kind == "partial"] == []
+    assert garbage.free(out, pieces) == []
+    assert pieces[0].path.exists()
 
 
 def test_what_somebody_takes_over_meanwhile_is_left(out, monkeypatch):

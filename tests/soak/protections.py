@@ -342,7 +342,7 @@ PROTECTIONS = (
     Protection(
         "job: a cancelled one does not come back",
         f"{LAUNCH}/worker.py",
-        "            if _is_wanted():\n",
+        "            if _is_wanted(job):\n",
         "            if True:\n",
         "tests/launch",
     ),
