@@ -12,12 +12,9 @@ def refuse_links(out: Path, *places: str) -> None:
 
     `out` itself may be a link. What lies deeper than in these places is not looked at.
     """
+    refuse_linked_folders(out, *places)
     for name in places:
-        place = out
-        for part in PurePath(name).parts:
-            place /= part
-            if place.is_symlink():
-                _stay(place, out)
+        place = out / name
         if place.is_dir():
             with os.scandir(place) as entries:
                 for entry in entries:
@@ -25,6 +22,17 @@ def refuse_links(out: Path, *places: str) -> None:
                         _stay(Path(entry.path), out)
                     elif not (entry.is_file() or entry.is_dir()):
                         raise UserError(f"{entry.path}: is neither a file nor a folder: remove it")
+
+
+def refuse_linked_folders(out: Path, *places: str) -> None:
+    """Raises UserError where one of the places below `out`, or a folder on the way to it, is a link to somewhere else;
+    what lies in them is not looked at."""
+    for name in places:
+        place = out
+        for part in PurePath(name).parts:
+            place /= part
+            if place.is_symlink():
+                _stay(place, out)
 
 
 def _stay(link: Path, out: Path) -> None:

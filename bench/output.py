@@ -9,7 +9,10 @@ from typing import Any
 
 
 class _Lasting(TextIOWrapper):
-    """A stream of text that outlives its reader."""
+    """A stream of text that outlives its reader. before: what it stands for, which would close the descriptor if it
+    went."""
+
+    before: TextIOWrapper
 
     def write(self, text: str) -> int:
         try:
@@ -32,17 +35,21 @@ class _Lasting(TextIOWrapper):
             super().flush()  # what was left goes there, too
 
 
+def _lasting(stream: TextIOWrapper) -> _Lasting:
+    stream.flush()
+    unbuffered = stream.write_through
+    file: Any = open(stream.fileno(), "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
+    lasting = _Lasting(file, stream.encoding, "backslashreplace", None, stream.line_buffering, unbuffered)
+    lasting.before = stream
+    return lasting
+
+
 def make_output_last() -> None:
     """From here on standard output and error of this process outlive their readers, and take any text: paths may hold
     bytes that are none."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is TextIOWrapper:
-            stream.flush()
-            unbuffered = stream.write_through
-            file: Any = open(stream.fileno(), "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
-            setattr(
-                sys, name, _Lasting(file, stream.encoding, "backslashreplace", None, stream.line_buffering, unbuffered)
-            )
+            setattr(sys, name, _lasting(stream))
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,6 +1,8 @@
 """Configuration: every key exists, every value has its type and range, and nothing else comes through."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from bench.config import Settings, canonical, describe_preset, digest, preset_names, read_preset
 from bench.errors import UserError
 from bench.grid import Request, build_runs
-from bench.layers import Given, check_range, coerce, fill, given_of, leaves, parse_set, read_yaml
+from bench.layers import MOST_BYTES, Given, check_range, coerce, fill, given_of, leaves, parse_set, read_yaml
 from tests.refusal import tried
 
 LEAVES = sorted(dict(leaves(Settings)).items())
@@ -201,6 +203,16 @@ def test_a_file_of_other_bytes_or_none_is_refused(tmp_path):
     for wrong in (path, tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(UserError, match=str(wrong)):
             read_yaml(wrong)
+
+
+def test_a_file_that_is_too_large_or_none_is_refused_without_reading_it_all(tmp_path):
+    large = user_file(tmp_path, "# nothing\n" * (MOST_BYTES // 10 + 1))
+    with pytest.raises(UserError, match="of more than 256 KiB holds no settings"):
+        read_yaml(large)
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{endless}: is no regular file"):
+            read_yaml(endless)
 
 
 def test_nine_lines_of_aliases_cannot_fill_the_memory(tmp_path):

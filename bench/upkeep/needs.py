@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import UserError
+from bench.links import refuse_linked_folders
 from bench.report.records import Row, whole_lines
 from bench.source import base_code, trained_codes
 
+FOLDERS = (
+    *("records", "stages", "timings", "merged", "logs", "speed", "locks"),
+    *("datasets", "report", "paper", "set-aside", "launcher"),
+)
 NAME = re.compile("[0-9a-f]{16}")
 """Names of stages and of runs."""
 
 
 def check_results(out: Path) -> None:
-    """Raises UserError for what is no results folder."""
+    """Raises UserError for what is no results folder, or has a link to another place in it."""
+    refuse_linked_folders(out, *FOLDERS)
     if not any((out / folder).is_dir() for folder in ("records", "stages")):
         raise UserError(f"no results in {out}: name a results folder with --out")
 

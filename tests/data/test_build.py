@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -273,3 +274,42 @@ def test_what_cannot_be_built_is_named_in_one_line(capsys, words, message):
 def test_a_verb_that_data_does_not_have_is_named(capsys, words, message):
     assert cli.main(("data", *words)) == 2
     assert message in capsys.readouterr().err
+
+
+# --- an owner that was taken for dead ---------------------------------------------------------------------------------
+
+
+def test_what_another_process_writes_between_is_found_and_decoded_again(pets, decoded, monkeypatch):
+    add, spoilt = build.Journal.add, []
+
+    def spoiling(journal, chunk):
+        add(journal, chunk)
+        if len(journal.chunks) == 3 and not spoilt:
+            spoilt.append(journal.path.with_name(".train.npy.tmp"))
+            with spoilt[0].open("r+b") as file:
+                file.seek(build.NPY_HEADER + CHUNK * 8 * 8 * 3)
+                file.write(bytes(9))
+
+    monkeypatch.setattr(build.Journal, "add", spoiling)
+    load_folder("folder", pets.root, out=pets.out)
+    assert spoilt
+    assert len(decoded) == TRAIN + TEST + (TRAIN - CHUNK)  # the first chunk is believed
+    assert content(spoilt[0].parent) == pets.whole
+
+
+def test_an_owner_that_has_lost_the_images_cuts_nothing_off(pets, monkeypatch):
+    cache, taken_up, sizes = stop_after(pets, 3), build._taken_up, []
+
+    def slow(file, *args):
+        done = taken_up(file, *args)
+        if not sizes:
+            sizes.append(0)
+            shutil.rmtree(cache / "owner")  # taken for dead
+            load_folder("folder", pets.root, out=pets.out)
+            sizes[0] = (cache / "train.npy").stat().st_size
+        return done
+
+    monkeypatch.setattr(build, "_taken_up", slow)
+    load_folder("folder", pets.root, out=pets.out)
+    assert (cache / "train.npy").stat().st_size == sizes[0]
+    assert content(cache) == pets.whole

@@ -143,6 +143,15 @@ def test_an_online_classifier_that_is_not_whole_is_trained_again(little, trained
     assert differing(before, results(little.out)) == []
 
 
+def test_an_online_classifier_that_was_set_aside_before_the_stage_ended_is_trained_again(little, trained):
+    before, folder = results(little.out), stages_of(little.out, "cassle-moco")[3]
+    for name in ("stage.json", "online.safetensors", *(path.name for path in folder.glob("probe-linear_online-*"))):
+        (folder / name).unlink()
+    assert run(*little.line) == 0
+    assert trained == {1: 1}
+    assert differing(before, results(little.out)) == []
+
+
 @pytest.mark.parametrize("fault", ["damaged", "exchanged"])
 def test_a_damaged_partial_state_begins_the_task_anew(little, monkeypatch, trained, capsys, fault):
     before, folders = results(little.out), [stages_of(little.out, f"{name}-moco") for name in ("cassle", "finetune")]
@@ -303,12 +312,29 @@ def test_equal_rows_are_fine_and_a_torn_last_one_is_cut_off(little, capsys):
     assert "is left out: it is torn" in capsys.readouterr().err
 
 
-def test_rows_that_contradict_each_other_stop_a_run_before_it_trains(little, trained, capsys):
+def test_rows_of_a_finished_run_that_contradict_each_other_do_not_stop_others(little, trained, capsys):
+    path = contradictory(little)
+    lose(stages_of(little.out, "finetune-moco")[-1])
+    assert run(*little.line) == 2  # as nothing can be reported
+    assert trained == {1: 1}
+    said = capsys.readouterr().err
+    assert "failed: " in said
+    assert said.count(f"{path}: two rows contradict each other: ") == 2
+    assert all((folder / "stage.json").exists() for folder in stages_of(little.out, "finetune-moco"))
+
+
+def contradictory(little):
+    """The record of one run, with a row that says otherwise than another."""
     path = next(p for p in (little.out / "records").glob("*.jsonl") if rows(p)[0]["strategy"] == "cassle")
     row = next(row for row in rows(path) if row["kind"] == "accuracy")
     del row["seal"]
-    other = {**row, "value": 0.125}
-    path.write_bytes(path.read_bytes() + sealed(other) + b"\n")
+    path.write_bytes(path.read_bytes() + sealed({**row, "value": 0.125}) + b"\n")
+    return path
+
+
+def test_rows_that_contradict_each_other_stop_a_run_before_it_trains(little, trained, capsys):
+    path = contradictory(little)
+    row = next(row for row in rows(path) if row["kind"] == "accuracy")
     lose(stages_of(little.out, "cassle-moco")[-1])
     assert run(*little.line) == 2
     assert not trained

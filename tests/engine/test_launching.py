@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from threading import Timer
 
@@ -13,7 +14,7 @@ from bench.engine.failures import mark_failure
 from bench.engine.progress import is_done
 from bench.engine.store import Store
 from bench.errors import UserError
-from bench.launch import follow, submit
+from bench.launch import follow, jobs, submit
 from bench.launch.follow import Deserted, Follower
 from bench.launch.jobs import Job
 from bench.launch.launches import begin, draft, jobs_file, latest
@@ -129,11 +130,45 @@ def test_workers_that_ended_otherwise_are_not_replaced(unfinished, state):
     assert unfinished.submitted == []
 
 
+def test_what_has_failed_once_is_not_tried_by_every_worker_of_a_launch(copied, trained, monkeypatch, capsys):
+    found = Open(copied, "local", monkeypatch)
+    for path in found.store.stage(found.key).iterdir():
+        path.unlink()
+    mark_failure(found.store, found.key, "no luck")
+    monkeypatch.setenv("BENCH_LAUNCH_BEGAN", "9")
+    assert run(*copied.line) == 1
+    assert "no luck" in capsys.readouterr().err
+    assert not trained
+    monkeypatch.delenv("BENCH_LAUNCH_BEGAN")
+    assert run(*copied.line) == 0
+    assert trained == {1: 1}
+
+
+def test_a_cancelled_job_is_remembered_when_the_cluster_has_forgotten_it(unfinished):
+    unfinished.patch.setattr(jobs, "_listed", lambda launch: listed)
+    unfinished.note({"7_0": [0, {}], "7_1": [1, {}]})
+    listed = {"7_0": ("CANCELLED", ""), "7_1": ("RUNNING", "")}
+    expected = [Job("7_0", 0, "cancelled"), Job("7_1", 1, "running")]
+    assert jobs.jobs_of(unfinished.launch) == expected
+    listed = {"7_1": ("RUNNING", "")}
+    assert jobs.jobs_of(unfinished.launch) == expected
+
+
+def test_what_was_merged_is_not_waited_for(copied, grid, capsys):
+    head = records(copied.out)["sycon-moco"][0]
+    shutil.rmtree(Store(copied.out).stage(head["stages"][-1]))
+    (copied.out / "records" / f"{head['run_id']}.jsonl").unlink()
+    assert run("merge", str(grid.out), "--out", str(copied.out)) == 0
+    assert run(*copied.line, "--launcher", "local") == 0
+    assert "1 of 3 runs are merged from elsewhere" in capsys.readouterr().err
+    assert not (copied.out / "launcher").exists()
+
+
 def test_progress_and_failures_come_from_the_results_folder(unfinished, capsys):
     key, event = unfinished.key, {"step": 3, "steps": 9, "epoch": 0, "epochs": 1, "loss": None, "rate": 2.5}
     unfinished.workers_are([Job("1", 0, "running")])
     mark_failure(unfinished.store, key, "of a launch before")
-    os.utime(unfinished.out / "logs" / f"{key}.json", (0, 0))
+    os.utime(unfinished.out / "logs" / f"{key}.json", (9, 9))
     dead = unfinished.store.stage(key) / "owner" / "0"
     dead.mkdir(parents=True)
     (dead / "who.json").write_text(json.dumps({**identity(os.getpid()), "started": "before"}))

@@ -11,6 +11,7 @@ from threading import Timer
 import pytest
 
 from bench import lease as leases
+from bench.commands import probe as probing
 from bench.engine.board import Board
 from bench.engine.plan import Stage
 from bench.engine.store import Store
@@ -82,6 +83,17 @@ def test_an_evaluation_that_is_taken_for_dead_begins_the_stage_again(little, mon
     assert run(*line) == 0
     assert lost[0].exists()
     assert "left out" not in capsys.readouterr().err
+
+
+def test_an_evaluation_without_memory_says_what_to_lower(little, monkeypatch, capsys):
+    def greedy(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(probing, "run_probe", greedy)
+    assert run("eval", "--out", str(little.out), "--probe", "knn", "--set", "probe.knn.k=7") == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: {little.out}/records/")
+    assert "out of memory on this machine: lower --batch" in line
 
 
 def test_an_evaluation_waits_for_another_and_not_for_training(little, capsys):

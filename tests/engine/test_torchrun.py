@@ -51,7 +51,7 @@ def doing(action):
     def agree(*mine):
         nonlocal count
         count += 1
-        if count == FIRST - 1 + MIDDLE:  # after a last step there is nothing to agree on
+        if count == 1 + FIRST - 1 + 1 + MIDDLE:  # that all are ready, and after each step but a last one
             action()
         return real(*mine)
 

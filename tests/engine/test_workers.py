@@ -162,6 +162,39 @@ def wait_until(come, seconds):
         time.sleep(0.01)
 
 
+class Idle:
+    """A process in name only."""
+
+    exitcode = -9
+
+    def __init__(self, alive):
+        self.is_alive = lambda: alive
+
+
+def test_a_worker_that_dies_with_nothing_to_do_costs_no_stage(monkeypatch):
+    started = []
+
+    def start_worker(serve, *args):
+        mine, theirs = multiprocessing.Pipe()
+        started.append(theirs)
+        alive = len(started) > 1
+        process = Idle(alive)
+        theirs.send(("done", ""))
+        if alive:
+            theirs.send(("done", ""))
+        else:
+            theirs.close()
+        return packing.Worker(process, mine)
+
+    monkeypatch.setattr(runner, "start_worker", start_worker)
+    monkeypatch.setattr(runner, "end_workers", lambda workers: None)
+    stages = [Stage("a", "task", 0, None, None), Stage("b", "task", 1, "a", None), Stage("c", "task", 2, "b", None)]
+    made, ended = board_of(stages, monkeypatch)
+    runner._in_workers(made, Path(), 1, 1.0, print)
+    assert ended == [("a", "done"), ("b", "done"), ("c", "done")]
+    assert len(started) == 2
+
+
 # --- the order of stages ----------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ echo {says}
 class Job:
     """A process as a batch script starts one; state: what the cluster says of the job."""
 
-    def __init__(self, folder, command, state="RUNNING"):
+    def __init__(self, folder, command, state="RUNNING", **told):
         self.folder, self.calls = folder, folder / "calls"
         for name, says in (("squeue", state), ("scontrol", "")):
             (folder / name).write_text(PROGRAM.format(calls=self.calls, says=says))
@@ -42,8 +42,9 @@ class Job:
         write_atomic(folder / "launch.json", b"{}")
         submission = DelayedSubmission(Worker(command, str(folder)))
         submission.set_timeout(30, 1000)
-        submission.dump(folder / "7_submitted.pkl")
-        told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "PYTHONPATH": str(ROOT)}
+        name = f"7_{told['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in told else "7"
+        submission.dump(folder / f"{name}_submitted.pkl")
+        told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "PYTHONPATH": str(ROOT), **told}
         told["PATH"] = f"{folder}:{os.environ['PATH']}"
         line = [sys.executable, "-m", "submitit.core._submit", str(folder)]
         with self.log.open("w") as log:
@@ -92,6 +93,21 @@ def test_a_request_to_end_saves_and_queues_again_only_a_job_that_is_not_cancelle
     assert ("scontrol requeue 7" in calls) == queues
     assert status == (255 if queues else 143)
     assert not ended_file(tmp_path, "7").exists()
+
+
+def test_a_job_of_an_array_is_asked_about_by_its_number_there(tmp_path, child):
+    """The raw number of its last job is that of the whole array."""
+    job = Job(tmp_path, child, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1")
+    job.tell(signal.SIGTERM)
+    status, calls = job.end()
+    assert status == 255
+    assert calls == ["squeue --noheader --jobs=7_1 --format=%T", "scontrol requeue 7_1"]
+
+
+def test_a_signal_that_the_cluster_was_asked_for_by_the_environment_queues_again(tmp_path, child):
+    job = Job(tmp_path, child, SUBMITIT_PREEMPT_SIGNAL="USR1")
+    job.tell(signal.SIGUSR1)
+    assert job.end() == (255, ["scontrol requeue 7"])
 
 
 @pytest.mark.parametrize(("ends", "status", "fails"), [("exit 1", 1, 0), ("kill -9 $$", -9, 1)])
