@@ -28,6 +28,12 @@ def stage(out, number, strategy="sycon"):
     return out / "stages" / json.loads(record(out, strategy).read_bytes().split(b"\n")[0])["stages"][number]
 
 
+def images(out):
+    """Folder of the decoded images."""
+    (folder,) = (out / "datasets").iterdir()
+    return folder
+
+
 def flip(path, position=-40):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -122,6 +128,13 @@ DAMAGE = {
         "leftover",
         lambda out: leave(out / "locks" / "records-x" / "owner" / "0" / "beat").parent,
     ),
+    "a dead writer of a report": (
+        "leftover",
+        lambda out: leave(out / "report" / ".writing" / "owner" / "0" / "beat").parent,
+    ),
+    "a dead decoder": ("leftover", lambda out: leave(images(out) / "owner" / "0" / "beat").parent),
+    "what a dead decoder has left": ("leftover", lambda out: leave(images(out) / "journal")),
+    "flipped images": ("damaged", lambda out: flip(images(out) / "train.npy")),
     "half a report": ("leftover", lambda out: leave(out / "report" / ".table.md.1.00000000.tmp")),
 }
 MENDED = {name for name in DAMAGE if "row" in name} | {"a record without its name"}
@@ -154,6 +167,24 @@ def test_after_a_repair_the_same_line_makes_the_undisturbed_bytes_again(copied, 
     assert differing(before, results(copied.out)) == []
     assert trained == {1: 1}
     assert examine(copied.out).findings == []
+
+
+def test_images_that_are_damaged_are_decoded_again(copied):
+    whole = (images(copied.out) / "train.npy").read_bytes()
+    flip(images(copied.out) / "train.npy")
+    assert run("doctor", "--out", str(copied.out), "--repair", "--quiet") == 0
+    assert run(*copied.line, "--quiet") == 0
+    assert (images(copied.out) / "train.npy").read_bytes() == whole
+
+
+def test_names_and_rows_of_anything_are_told_in_plain_lines(copied, capsys):
+    (copied.out / "stages" / "\x1b[31mred").mkdir()
+    change(record(copied.out), 0, after=["x", 0])
+    assert run("doctor", "--out", str(copied.out)) == 1
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "stages/\\x1b[31mred does not belong" not in said.replace("is no stage", "")
+    assert "stages/\\x1b[31mred is no stage" in said
 
 
 def test_damage_is_status_1_and_each_kind_is_listed_with_what_it_means(copied, capsys):

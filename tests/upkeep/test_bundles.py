@@ -123,6 +123,13 @@ def test_rows_that_each_side_lacks_are_joined(there, zipped, tmp_path):
     assert joined == [*rows_of(head())[:4], mine, *rows_of(head())[4:]]
 
 
+def test_a_row_that_joins_a_record_with_a_row_twice_is_counted(there, zipped, tmp_path):
+    out, rows = tmp_path / "here", rows_of(head())
+    put(out, [*rows[:-1], rows[3]])
+    assert sorted(outcomes(zipped, out)) == ["extended", "new", "new"]
+    assert (out / "merged" / f"{rows[0]['run_id']}.jsonl").exists()
+
+
 def test_a_contradiction_is_refused_with_both_rows_and_nothing_of_it_is_written(there, zipped, tmp_path, capsys):
     out = tmp_path / "here"
     mine = rows_of(head())
@@ -357,6 +364,10 @@ BAD = {
     "another run": lambda good, rows: (sealed({**rows[0], "run_id": "b" * 16}) + b"\n",) * 2,
     "a contradiction": lambda good, rows: (good + sealed({**rows[1], "value": 0.125}) + b"\n",) * 2,
     "a value out of range": lambda good, rows: (good + sealed({**rows[1], "on_task": 99}) + b"\n",) * 2,
+    "a collapse after no task": lambda good, rows: (
+        (good + sealed({"kind": "watch", "after_task": 9, "collapsed": True, "reason": ""}) + b"\n",) * 2
+    ),
+    "no seals at all": lambda good, rows: (b"".join(json.dumps(row).encode() + b"\n" for row in rows),) * 2,
     "no text": lambda good, rows: (b"\xff\x00" * 40,) * 2,
 }
 
