@@ -127,15 +127,7 @@ def _probe_run(planned: "_Planned", codes: dict[int, set[str]], wanted: Wanted) 
         for task, key in stages:
             if not probe.fits({-2: "pixels", -1: "init"}.get(task, "task")):
                 continue
-            found = None
-            while _is_recorded(store, key, codes.get(task)):
-                try:
-                    found = _rows_of(run, probe, store, key, planned)
-                    break
-                except (Busy, LostLease):
-                    if _trains(store, key):
-                        break
-                    time.sleep(BUSY_SECONDS)
+            found = _rows_when_free(planned, probe, key, codes.get(task))
             if found is None:
                 missing += 1
             else:
@@ -148,12 +140,6 @@ def _is_recorded(store: Store, key: str, codes: set[str] | None) -> bool:
     """Whether a stage is the one that a record has rows of, as far as that says what code has made it."""
     facts = store.facts(key)
     return facts is None or codes is None or facts["code"] in codes
-
-
-def _trains(store: Store, key: str) -> bool:
-    """Whether whoever holds a stage trains it: that may take hours, unlike probes."""
-    holder = holder_of(store.stage(key))
-    return holder is not None and "step" in holder[1]
 
 
 class _Planned:
@@ -176,6 +162,24 @@ class _Planned:
                 )
             self.stages = plan.stages
         return self.stages[key]
+
+
+def _rows_when_free(planned: _Planned, probe: Probe, key: str, codes: set[str] | None) -> list[dict[str, Any]] | None:
+    """The same as `_rows_of` of a stage that one of these codes has made. Waits while another process is at it, unless
+    that trains it, which may take hours."""
+    store, waits = planned.store, False
+    while _is_recorded(store, key, codes):
+        try:
+            return _rows_of(planned.run, probe, store, key, planned)
+        except (Busy, LostLease):
+            who, progress = holder_of(store.stage(key)) or ({}, {})
+            if "step" in progress:
+                return None
+            if who and not waits and not planned.quiet:
+                print(f"waits for process {who.get('pid')} on {who.get('host')}, which is at {key}", file=sys.stderr)
+            waits = waits or bool(who)
+            time.sleep(BUSY_SECONDS)
+    return None
 
 
 def _rows_of(

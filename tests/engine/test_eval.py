@@ -50,7 +50,9 @@ def test_a_probe_that_is_gone_is_computed_as_it_was(copied):
 def test_stages_without_features_or_in_work_are_left_out_and_counted(copied, capsys):
     first, second = records(copied.out)["finetune-moco"][0]["stages"][2:]
     Store(copied.out).features(second).unlink()
-    with Store(copied.out).lock(first):
+    with Store(copied.out).lock(first) as held:
+        held.lease.tell({"step": 1})
+        held.lease.beat()
         assert evaluate(copied.out, "--probe", "knn", "--set", "probe.knn.k=3") == 0
     # the first task is in work for each of three runs
     assert "4 stages have no cached features" in capsys.readouterr().err
