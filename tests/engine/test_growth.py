@@ -96,7 +96,8 @@ def finish(store, run, position, code="0" * 12):
         rows = [{"probe": n, "on_task": i, "value": (7 * position + i) % 10 / 10, "n": 9} for n in names for i in tasks]
         put(store.probe(key, probe.key), {"rows": rows})
     watch = None if position == 0 else {"effective_rank": 3.0, "collapsed": False, "reason": ""}
-    facts = {"kind": "task" if position > 1 else "init", "watch": watch, "code": code, "sessions": [{}]}
+    facts = {"kind": "task" if position > 1 else "init", "watch": watch, "code": code}
+    facts |= {"sessions": [{"step": 0, "code": code, "environment": {}, "processes": 1}]}
     facts |= {"parent": run.stages[position - 1] if position > 2 else None, "from": code if position > 2 else None}
     facts |= {"task": position, "samples": 0, "seconds": {}, "environment": {}}
     put(store.end(key), facts)
