@@ -15,6 +15,7 @@ soak:
 bench-speed:
 	python tests/speed/ratios.py loss augmentation steps jobs
 	python tests/speed/growth.py
+	python tests/speed/large.py
 
 # The committed example: the README's main job as the code stands, its report and records.
 example:
