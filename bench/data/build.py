@@ -1,5 +1,6 @@
 """Decoding image files into .npy files chunk by chunk: what a killed process has decoded is not decoded again."""
 
+import errno
 import hashlib
 import json
 import operator
@@ -15,7 +16,7 @@ from bench.data.arrays import Tally
 from bench.data.decode import Shape, decoded_chunks
 from bench.errors import UserError
 from bench.files import FULL, no_space
-from bench.lease import Lease, LostLease
+from bench.lease import Lease
 
 NPY_HEADER = 128  # bytes of the header of the .npy files written here
 READ_BYTES = 1 << 22  # at once, of a file that is checked
@@ -189,8 +190,8 @@ def _written(
         file.flush()
         os.fsync(file.fileno())
         if sha256_of_images(file) != decoded.tally.sha256():
-            # Another process has written here, too, which this one had taken for dead.
-            raise LostLease(f"{temporary.name} is not what was written")
+            # A process that was taken for dead has written here, too, or the disk is broken: not tried for ever.
+            raise OSError(errno.EIO, f"{target.name} does not read back as it was written; the same line mends it")
     lease.move(temporary, target)
     return decoded
 
