@@ -300,7 +300,7 @@ def test_what_another_process_writes_between_is_found_and_mended_next_time(pets,
     assert content(spoilt[0].parent) == pets.whole
 
 
-def test_an_owner_that_has_lost_the_images_cuts_nothing_off(pets, monkeypatch):
+def test_an_owner_that_has_lost_the_images_cuts_nothing_off(pets, decoded, monkeypatch):
     cache, taken_up, sizes = stop_after(pets, 3), build._taken_up, []
 
     def slow(file, *args):
@@ -315,4 +315,5 @@ def test_an_owner_that_has_lost_the_images_cuts_nothing_off(pets, monkeypatch):
     monkeypatch.setattr(build, "_taken_up", slow)
     load_folder("folder", pets.root, out=pets.out)
     assert (cache / "train.npy").stat().st_size == sizes[0]
+    assert len(decoded) == TRAIN + TEST - 3 * CHUNK  # by the other one: nothing had to be mended
     assert content(cache) == pets.whole
