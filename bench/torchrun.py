@@ -40,7 +40,10 @@ def place() -> Place:
     if rank >= world:
         raise UserError(f"the environment says RANK={rank} of WORLD_SIZE={world}: unset both, or use torchrun")
     local, nearby = int(said.get("LOCAL_RANK", rank)), int(said.get("LOCAL_WORLD_SIZE", 1))
-    return Place(rank, world, local, nearby, os.environ.get("BENCH_MEETING", "env://"))
+    meeting = os.environ.get("BENCH_MEETING", "env://")
+    if not re.match("(env|file|tcp)://", meeting):
+        raise UserError(f"the environment says BENCH_MEETING={meeting}, and it takes file:///PATH: unset it")
+    return Place(rank, world, local, nearby, meeting)
 
 
 def speaks() -> bool:

@@ -5,7 +5,8 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
@@ -144,56 +145,49 @@ def write_split(
     the number of files done. Raises UserError for a file that cannot be read, unless `skip_corrupt`, NoSpace, and
     LostLease, soon after another process has taken over `lease`, that of the folder.
     """
-    try:
-        return _written(target, paths, journal, lease, skip_corrupt, threads, advance)
-    except OSError as error:
-        if error.errno in FULL:
-            assert journal.shape is not None
-            raise no_space(target, NPY_HEADER + len(paths) * image_bytes(journal.shape), error) from None
-        raise
-
-
-def _written(
-    target: Path,
-    paths: Below,
-    journal: Journal,
-    lease: Lease,
-    skip_corrupt: bool,
-    threads: int,
-    advance: Callable[[int], None],
-) -> Decoded:
     split, temporary, shape = target.stem, growing(target), journal.shape
     assert shape is not None, "the journal has begun"
-    lease.move(target, temporary)
-    decoded = Decoded(Tally(shape.channels), [])
-    with temporary.open("r+b" if temporary.exists() else "w+b") as file:
-        done = _taken_up(file, split, journal, len(paths), decoded, advance)
-        lease.check()
-        file.truncate()
-        _refuse(paths, [(position, "cannot be read as an image") for position in decoded.skipped], skip_corrupt)
-        for images, failed, count in decoded_chunks(paths[done:], shape, threads):
-            failed = [(done + position, why) for position, why in failed]
-            _refuse(paths, failed, skip_corrupt)
-            pixels = np.stack(images) if images else np.zeros((0, shape.size, shape.size, shape.channels), np.uint8)
+    with _saying_what_it_needs(target, NPY_HEADER + len(paths) * image_bytes(shape)):
+        lease.move(target, temporary)
+        decoded = Decoded(Tally(shape.channels), [])
+        with temporary.open("r+b" if temporary.exists() else "w+b") as file:
+            done = _taken_up(file, split, journal, len(paths), decoded, advance)
             lease.check()
-            file.write(pixels.data)
-            file.flush()  # to the system before the journal: a killed process leaves no chunk without its bytes
+            file.truncate()
+            _refuse(paths, [(position, "cannot be read as an image") for position in decoded.skipped], skip_corrupt)
+            for images, failed, count in decoded_chunks(paths[done:], shape, threads):
+                failed = [(done + position, why) for position, why in failed]
+                _refuse(paths, failed, skip_corrupt)
+                pixels = np.stack(images) if images else np.zeros((0, shape.size, shape.size, shape.channels), np.uint8)
+                lease.check()
+                file.write(pixels.data)
+                file.flush()  # to the system before the journal: a killed process leaves no chunk without its bytes
+                lease.check()
+                skipped = [position for position, _ in failed]
+                journal.add(Chunk(split, count, skipped, hashlib.sha256(pixels.data).hexdigest()))
+                decoded.tally.add(pixels)
+                decoded.skipped.extend(skipped)
+                advance(count)
             lease.check()
-            skipped = [position for position, _ in failed]
-            journal.add(Chunk(split, count, skipped, hashlib.sha256(pixels.data).hexdigest()))
-            decoded.tally.add(pixels)
-            decoded.skipped.extend(skipped)
-            advance(count)
-        lease.check()
-        file.seek(0)
-        file.write(npy_header(decoded.tally.images, shape))
-        file.flush()
-        os.fsync(file.fileno())
-        if sha256_of_images(file) != decoded.tally.sha256():
-            # A process that was taken for dead has written here, too, or the disk is broken: not tried for ever.
-            raise OSError(errno.EIO, f"{target.name} does not read back as it was written; the same line mends it")
-    lease.move(temporary, target)
-    return decoded
+            file.seek(0)
+            file.write(npy_header(decoded.tally.images, shape))
+            file.flush()
+            os.fsync(file.fileno())
+            if sha256_of_images(file) != decoded.tally.sha256():
+                # A process that was taken for dead has written here, too, or the disk is broken: not tried for ever.
+                raise OSError(errno.EIO, f"{target.name} does not read back as it was written; the same line mends it")
+        lease.move(temporary, target)
+        return decoded
+
+
+@contextmanager
+def _saying_what_it_needs(target: Path, nbytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise no_space(target, nbytes, error) from None
+        raise
 
 
 def _taken_up(

@@ -157,3 +157,19 @@ def test_a_full_disk_ends_the_run_and_not_one_stage(copied, monkeypatch, capsys)
     assert run(*copied.line) == 1
     assert len(attempts) == 1
     assert "error: no space for x: it needs 3 kB, and 0 kB are free; the same line goes" in capsys.readouterr().err
+
+
+def test_a_signal_waits_for_the_outermost_steps():
+    done = []
+
+    def steps_in_steps():
+        with stopping.listening(), stopping.in_steps():
+            with stopping.in_steps():
+                os.kill(os.getpid(), signal.SIGUSR1)
+            done.append("the inner")
+            os.kill(os.getpid(), signal.SIGUSR2)
+            done.append("the outer")
+
+    with pytest.raises(Stopped, match="SIGUSR1"):
+        steps_in_steps()
+    assert done == ["the inner", "the outer"]

@@ -228,9 +228,40 @@ def without_memory():
     follower.build_learner = lambda *_: torch.empty(1 << 60)
 
 
+def with_other_data():
+    real = follower.scenario_of
+
+    def scenario_of(*args):
+        scenario = real(*args)
+        return replace(scenario, dataset=replace(scenario.dataset, digest="0" * 64))
+
+    follower.scenario_of = scenario_of
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({}, "MASTER_ADDR"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "abc"}, "abc"),
+        ({"BENCH_MEETING": "nonsense"}, "BENCH_MEETING=nonsense"),
+        ({"RANK": "²"}, "RANK=²"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_one_line(said, told, pictures, tmp_path, monkeypatch, capsys):
+    for name, text in {"RANK": "0", "WORLD_SIZE": "2", **said}.items():
+        monkeypatch.setenv(name, text)
+    assert run(*line_of(pictures, tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
 @pytest.mark.parametrize(
     ("disturb", "text"),
-    [(without_data, "there is no data here"), (without_memory, "out of memory on this machine: lower")],
+    [
+        (without_data, "there is no data here"),
+        (with_other_data, "folder:"),
+        (without_memory, "out of memory on this machine: lower"),
+    ],
 )
 def test_a_process_that_fails_says_why_and_the_first_ends(disturb, text, pictures, tmp_path):
     pids = fork(line_of(pictures, tmp_path / "out", methods="finetune-simclr"), tmp_path, 2, {1: disturb})

@@ -195,15 +195,15 @@ PROTECTIONS = (
     Protection(
         "several processes: images that another one wrote into are found out",
         "bench/data/build.py",
-        "        if sha256_of_images(file) != decoded.tally.sha256():\n",
-        "        if False:\n",
+        "            if sha256_of_images(file) != decoded.tally.sha256():\n",
+        "            if False:\n",
         "tests/data/test_build.py",
     ),
     Protection(
         "several processes: an owner that has lost the images cuts nothing off",
         "bench/data/build.py",
-        "        lease.check()\n        file.truncate()\n",
-        "        file.truncate()\n",
+        "            lease.check()\n            file.truncate()\n",
+        "            file.truncate()\n",
         "tests/data/test_build.py",
     ),
     Protection(
